@@ -116,15 +116,8 @@ pub(super) async fn reconcile(seen: Arc<Seen<Backup>>, context: Arc<Context>) ->
     drop(scheduling);
     let is_staged = !snapshots.is_empty() || !staged_claims.is_empty();
     let runner_pod = backup.spec.runner_pod.as_ref();
-    for refused in apply_actions(&context, &owner, (&actions, &jobs, staged), &repositories, runner_pod).await? {
-        let (before, source) = ((backup.status.as_ref(), is_staged), refused.source.as_str());
-        if refused.is_temporary {
-            plan::job_delayed(before, &mut status, &mut actions, (source, &refused.message), now);
-        } else {
-            let cause = (source, refused.reason, refused.message.as_str());
-            plan::job_refused(before, &mut status, &mut actions, cause, now);
-        }
-    }
+    let applied = apply_actions(&context, &owner, (&actions, &jobs, staged), &repositories, runner_pod).await?;
+    plan::settle_backup(backup.status.as_ref(), &mut status, &mut actions, &applied, is_staged, now);
     let missed = plan::missed_by_backup(backup.status.as_ref(), &status);
     open_again(client, &repositories, &missed, now).await?;
     if backup.status.as_ref() != Some(&status) {

@@ -20,8 +20,8 @@ use crate::{
     cluster::{self, apply, call::CallError, observe},
     model::{Reason, RunProgress},
     plan::{
-        self, Actions, ActiveJob, ClaimUses, EventRecord, JobRetention, ObservedJob, ObservedPod, OwnRuns, PruneRuns,
-        Staged, StagedClaim, is_active, is_started, job_retention, wants_warning_events,
+        self, Actions, ActiveJob, Applied, ClaimUses, EventRecord, JobRetention, ObservedJob, ObservedPod, OwnRuns,
+        PruneRuns, Refused, Staged, StagedClaim, is_active, is_started, job_retention, wants_warning_events,
     },
     resources::{
         self, labels,
@@ -188,16 +188,6 @@ fn repository_key(job: &ActiveJob) -> (String, String) {
     (job.namespace.clone(), job.repository.clone())
 }
 
-/// A Job or `VolumeSnapshot` which could not be created, and for which an immediate retry would fail, too.
-pub(super) struct Refused {
-    pub kind: RunKind,
-    pub source: String,
-    pub reason: Reason,
-    pub message: String,
-    /// Whether a later attempt may succeed, because the API server did not refuse the request itself.
-    pub is_temporary: bool,
-}
-
 /// Carries out the planned actions on the Jobs of this object; see [`Actions`] for the order. A refused object of one
 /// source does not affect other sources.
 pub(super) async fn apply_actions(
@@ -206,7 +196,7 @@ pub(super) async fn apply_actions(
     (actions, jobs, staged): (&Actions, &[ObservedJob], Staged<'_>),
     repositories: &[Repository],
     runner_pod: Option<&RunnerPod>,
-) -> Result<Vec<Refused>, ReconcileError> {
+) -> Result<Applied, ReconcileError> {
     let Actions {
         create_password: _,
         restore: _,
@@ -221,10 +211,10 @@ pub(super) async fn apply_actions(
         requeue_after: _,
     } = actions;
     let (client, namespace) = (&context.client, owner.namespace.as_str());
-    let mut refused = Vec::new();
+    let mut applied = Applied::default();
     for request in snapshots {
         if let Err(error) = create_snapshot(context, owner, request).await {
-            refused.push(refusal(context, owner, error, (RunKind::Backup, &request.source)).await?);
+            applied.refused.push(refusal(context, owner, error, (RunKind::Backup, &request.source)).await?);
         }
     }
     let assigns_users = match start.as_slice() {
@@ -236,7 +226,7 @@ pub(super) async fn apply_actions(
         start.iter().map(|request| start_job(context, owner, request, repositories, (runner_pod, assigns_users)));
     for (request, started) in start.iter().zip(join_all(started).await) {
         if let Err(error) = started {
-            refused.push(refusal(context, owner, error, (request.kind, &request.source)).await?);
+            applied.refused.push(refusal(context, owner, error, (request.kind, &request.source)).await?);
         }
     }
     for name in end {
@@ -256,7 +246,7 @@ pub(super) async fn apply_actions(
     for snapshot in staged.snapshots.iter().filter(|snapshot| delete_snapshots.contains(&snapshot.name_any())) {
         apply::delete_dynamic(client, &snapshot::volume_snapshots(), &snapshot.metadata).await?;
     }
-    Ok(refused)
+    Ok(applied)
 }
 
 /// The refusal of a source's Job or snapshot. A Backup states also temporary failures in its status.

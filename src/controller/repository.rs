@@ -54,15 +54,8 @@ pub(super) async fn reconcile(seen: Arc<Seen<Repository>>, context: Arc<Context>
     }
     let all_jobs: Vec<_> = jobs.iter().chain(&maintenance_jobs).cloned().collect();
     let repositories = std::slice::from_ref(&repository);
-    for refused in apply_actions(&context, &owner, (&actions, &all_jobs, Staged::default()), repositories, None).await?
-    {
-        let cause = (refused.source.as_str(), refused.reason, refused.message.as_str());
-        if refused.kind == RunKind::Init {
-            plan::init_refused(&mut status, &mut actions, (refused.reason, &refused.message), now);
-        } else {
-            plan::maintenance_refused(&repository, &mut status, &mut actions, cause, now);
-        }
-    }
+    let applied = apply_actions(&context, &owner, (&actions, &all_jobs, Staged::default()), repositories, None).await?;
+    plan::settle_repository(&repository, &mut status, &mut actions, &applied, now);
     if repository.status.as_ref() != Some(&status) {
         apply::status(client, &repository, &status).await?;
     }

@@ -24,8 +24,8 @@ use crate::{
     cluster::{apply, call::CallError, observe, scale},
     model::Reason,
     plan::{
-        self, ClaimUses, ObservedJob, ObservedScale, RestoreActions, RestoreFacts, ScaleTo, SourceFacts, Staged,
-        TargetFacts,
+        self, Applied, ClaimUses, ObservedJob, ObservedScale, Refused, RestoreActions, RestoreFacts, ScaleTo,
+        SourceFacts, Staged, TargetFacts,
     },
     resources::{
         self,
@@ -99,25 +99,28 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
 
     let _starting = context.starting(&owner, &actions.start);
     drop(scheduling);
-    match prepare(&context, &restore, &actions.restore).await {
-        Ok(claim) => {
-            if claim == NewClaim::Present {
-                status.made_claim.clear();
-            }
+    let applied = match prepare(&context, &restore, &actions.restore).await {
+        Ok(no_claim_made) => {
             let runner_pod = restore.spec.runner_pod.as_ref();
-            for refused in
-                apply_actions(&context, &owner, (&actions, &jobs, Staged::default()), &repositories, runner_pod).await?
-            {
-                plan::restore_refused(&mut status, &mut actions, (refused.reason, &refused.message), now);
-            }
+            let applied =
+                apply_actions(&context, &owner, (&actions, &jobs, Staged::default()), &repositories, runner_pod)
+                    .await?;
+            Applied { no_claim_made, ..applied }
         }
         // The API server refused the claim or the scaling, so there is no Job yet.
         Err(ReconcileError::Call(error)) if is_refusal(&error) && !has_verdict && status.outcome.verdict.is_none() => {
-            status.made_claim.clear();
-            plan::restore_refused(&mut status, &mut actions, (Reason::PodNotStarted, &error.to_string()), now);
+            let refused = Refused {
+                kind: RunKind::Restore,
+                source: restore.spec.from.source.to_string(),
+                reason: Reason::PodNotStarted,
+                message: error.to_string(),
+                is_temporary: false,
+            };
+            Applied { no_claim_made: true, refused: vec![refused] }
         }
         Err(error) => return Err(error),
-    }
+    };
+    plan::settle_restore(&mut status, &mut actions, &applied, now);
     if actions.restore.claim_is_filled {
         // Before the verdict is stored, because a Restore with a verdict is not reconciled any more.
         remove_mark(client, target.as_ref(), &mut status, since_end(&jobs, now)).await?;
@@ -237,17 +240,9 @@ async fn remove_mark(
     }
 }
 
-/// Whether a planned claim was created.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum NewClaim {
-    /// The claim was created now, or none was planned.
-    Made,
-    /// A claim of its name existed already.
-    Present,
-}
-
-/// Carries out the actions which precede the Jobs.
-async fn prepare(context: &Context, restore: &Restore, actions: &RestoreActions) -> Result<NewClaim, ReconcileError> {
+/// Carries out the actions which precede the Jobs. Returns whether a planned claim was not created, because a claim of
+/// its name exists.
+async fn prepare(context: &Context, restore: &Restore, actions: &RestoreActions) -> Result<bool, ReconcileError> {
     let RestoreActions { hold, scale, create_claim, claim_is_filled: _, release: _ } = actions;
     let (client, namespace) = (&context.client, restore.namespace().unwrap_or_default());
     if let Some(was) = hold {
@@ -256,8 +251,8 @@ async fn prepare(context: &Context, restore: &Restore, actions: &RestoreActions)
     if let Some(ScaleTo { kind, name, replicas }) = scale {
         scale::scale_to(client, &namespace, *kind, name, *replicas).await?;
     }
-    match create_claim {
-        Some(claim) if !apply::create_claim(client, claim).await? => Ok(NewClaim::Present),
-        _ => Ok(NewClaim::Made),
-    }
+    Ok(match create_claim {
+        Some(claim) => !apply::create_claim(client, claim).await?,
+        None => false,
+    })
 }

@@ -21,7 +21,7 @@ use super::{
     actions::{Actions, EventRecord, StartJob, TemporaryClaim},
     choose::{Blocked, choose_for_source},
     claim_uses::{ClaimUses, Subject, claim_of},
-    jobs::{JobState, ObservedJob, job_state},
+    jobs::{JobRun, ObservedJob, RUNNING_REQUEUE, job_run},
     names::{self, OwnerRef, RunKind},
     repository::with_acceptance,
     retry,
@@ -30,13 +30,13 @@ use super::{
 };
 use crate::{
     api::{Backup, BackupStatus, Outcome, Repository, RepositoryKind, RepositoryReference, SourceState, SourceStatus},
-    model::{Failure, Reason, RunProgress, RunReport, TaskKind, Verdict},
+    model::{Reason, RunReport, TaskKind, Verdict},
 };
 
 pub use earlier::{newer_of, sources_of};
 pub use stage::{Staged, StagedClaim};
 pub use summary::is_recorded;
-pub use unstarted::{job_delayed, job_refused};
+pub use unstarted::settle_backup;
 
 /// The limit of concurrent backup Jobs in one repository.
 pub const JOBS_PER_REPOSITORY: usize = 4;
@@ -57,8 +57,6 @@ const QUEUED_LONG: &str = "QueuedLong";
 pub const WAIT_LIMIT: Duration = Duration::from_mins(5);
 /// How often a waiting source is reconciled.
 const WAITING_REQUEUE: Duration = Duration::from_secs(10);
-/// How often a source with a running Job is reconciled if no watch reports a change.
-const RUNNING_REQUEUE: Duration = Duration::from_mins(1);
 
 /// The observed facts which a Backup is planned from.
 #[derive(Clone, Copy, Debug)]
@@ -143,53 +141,29 @@ impl<'a> Planner<'a, '_> {
     fn follow_job(&mut self, source: &mut SourceStatus) {
         // The name is derived again and not read from the status, which other clients may be allowed to write.
         let name = names::job_name(self.owner, source.name.as_str(), source.attempt);
-        let Some(observed) = self.facts.jobs.iter().find(|observed| observed.job.name_any() == name) else {
-            let failure = Failure::new(Reason::ResultLost, format!("Job {name} was deleted before it ended"));
-            self.finish_attempt(source, Some(name), RunReport::failed(failure, Duration::ZERO));
-            return;
-        };
         source.transfer = None;
-        let provisioning = self.provisioning(&name);
-        let mut is_over = false;
-        match job_state(observed, self.now) {
-            JobState::Suspended => {
+        match job_run(self.facts.jobs, &name, self.missing_volume(&name), self.actions, self.now) {
+            JobRun::Suspended => {
                 // The Job was created and never started. It may be outdated, so the attempt is planned again.
                 source.state = SourceState::Waiting;
                 source.attempt = source.attempt.saturating_sub(1);
                 source.jobs.pop();
                 self.actions.requeue_within(Duration::ZERO);
             }
-            JobState::Starting { deadline, hint } => {
-                source.outcome.message = clip(&provisioning.map_or(hint, |(_, message)| message));
-                self.actions.requeue_within(until(deadline, self.now).min(RUNNING_REQUEUE));
-            }
-            JobState::Running => {
-                source.outcome = Outcome::default();
-                source.transfer = observed.progress.map(RunProgress::capped);
+            JobRun::Starting { hint } => {
+                source.outcome.message = clip(&hint);
                 self.actions.requeue_within(RUNNING_REQUEUE);
             }
-            JobState::Ended(report) => {
-                is_over = true;
-                self.finish_attempt(source, Some(name.clone()), *report);
+            JobRun::Running { progress } => {
+                source.outcome = Outcome::default();
+                source.transfer = progress;
             }
-            JobState::Stuck(report) => match provisioning {
-                // A volume that is copied from its snapshot may take longer than the start of a pod.
-                Some((deadline, message)) if self.now < deadline && report.reason == Reason::PodNotStarted => {
-                    source.outcome.message = clip(&message);
-                    self.actions.requeue_within(until(deadline, self.now).min(RUNNING_REQUEUE));
-                }
-                late => {
-                    is_over = true;
-                    let also = late.map(|(_, message)| format!("; {message}")).unwrap_or_default();
-                    let report = RunReport { message: report.message.clone() + &also, ..*report };
-                    self.actions.end.push(name.clone());
-                    self.finish_attempt(source, Some(name.clone()), report);
-                }
-            },
+            JobRun::Lost(report) | JobRun::Ended(report) => {
+                self.finish_attempt(source, Some(name), *report);
+                return;
+            }
         }
-        if !is_over {
-            self.needed.insert(name);
-        }
+        self.needed.insert(name);
     }
 
     /// Ends an attempt, whose Job is `job` if it had one: the source gets its verdict, or waits for the next attempt.

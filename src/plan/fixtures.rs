@@ -16,9 +16,10 @@ use k8s_openapi::{
 use serde_json::json;
 
 use super::{
+    applied::{Applied, Refused},
     claim_uses::{ClaimUses, OwnRuns},
     jobs::ObservedJob,
-    names::{self, OwnerRef},
+    names::{self, OwnerRef, RunKind},
     sources::{ObservedPod, PlannedSource, SourcePlan, Target, Workload},
 };
 use crate::{
@@ -210,6 +211,12 @@ pub fn success() -> RunReport {
 
 pub fn failure(reason: Reason) -> RunReport {
     RunReport::failed(Failure::new(reason, "the press broke"), Duration::from_secs(3))
+}
+
+/// The result of a plan of which the API server refused this one object.
+pub fn refused(kind: RunKind, source: &str, reason: Reason, message: &str) -> Applied {
+    let refused = Refused { kind, source: source.into(), reason, message: message.into(), is_temporary: false };
+    Applied { no_claim_made: false, refused: vec![refused] }
 }
 
 /// The uses of a Restore into this claim. The Restore may be over, and a pod without a Job may be left.

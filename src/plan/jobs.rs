@@ -3,6 +3,7 @@
 
 mod explain;
 mod retention;
+mod run;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ use serde_json::Value;
 pub(super) use self::explain::with_advice;
 use self::explain::{disruption, hint, is_refused_for_good, node_of};
 pub use self::retention::{CLAIM_LOOK, JobRetention, holds_claim, job_retention};
+pub(super) use self::run::{JobRun, MissingVolume, RUNNING_REQUEUE, job_run};
 use super::{
     labels,
     names::{RUNNER_CONTAINER, RunKind},

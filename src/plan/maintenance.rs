@@ -24,7 +24,8 @@ pub use self::facts::{
 use self::facts::{Operation, is_due_now};
 use super::{
     actions::{Actions, EventRecord, StartJob},
-    jobs::{JobState, ObservedJob, job_state},
+    applied::Refused,
+    jobs::{JobRun, ObservedJob, RUNNING_REQUEUE, job_run},
     names::{self, OwnerRef, RunKind},
     repository::{explain, is_missed, open_at_once, set_key_escrow_condition},
     retry,
@@ -33,15 +34,13 @@ use super::{
 };
 use crate::{
     api::{CheckStatus, MaintenanceStatus, READY, Repository, RepositoryStatus, SourceState, condition_is_true},
-    model::{DataPart, Failure, MaintenanceReport, Reason, Retention, RunReport, TaskKind, Verdict},
+    model::{DataPart, Failure, MaintenanceReport, Retention, RunReport, TaskKind, Verdict},
 };
 
 /// The number of attempts of a slot's run.
 const ATTEMPTS: u32 = 4;
 /// How often a waiting run is reconciled.
 const WAITING_REQUEUE: Duration = Duration::from_secs(10);
-/// How often a run with a Job is reconciled if no watch reports a change.
-const RUNNING_REQUEUE: Duration = Duration::from_mins(1);
 /// The longest wait for the next slot, because clocks may jump.
 const MAX_SLEEP: Duration = Duration::from_hours(1);
 /// The shortest time after a prune in which the next one is not due.
@@ -94,21 +93,20 @@ pub fn plan_maintenance(
     }
 }
 
-/// Counts a Job which the API server refused as a failed attempt. `source` is the one of its [`StartJob`]; a source of
-/// another run is ignored.
-pub fn maintenance_refused(
+/// Counts a Job which was not created as a failed attempt. A source of another run is ignored.
+pub(super) fn attempt_refused(
     repository: &Repository,
     status: &mut RepositoryStatus,
     actions: &mut Actions,
-    (source, reason, message): (&str, Reason, &str),
+    refused: &Refused,
     now: Timestamp,
 ) {
     let Some(owner) = OwnerRef::of(repository) else { return };
     let mut planner = Planner { repository, owner: &owner, facts: MaintenanceFacts::default(), status, actions, now };
     for operation in Operation::ALL {
         let Some(mut run) = operation.take(planner.status) else { continue };
-        if source_of(operation, &run) == source {
-            let failure = Failure::new(reason, message);
+        if source_of(operation, &run) == refused.source {
+            let failure = Failure::new(refused.reason, &refused.message);
             run.job = None;
             planner.finish_attempt(operation, &mut run, RunReport::failed(failure, Duration::ZERO));
         }
@@ -191,13 +189,8 @@ impl Planner<'_, '_> {
         // The name is derived again and not read from the status, which other clients may be allowed to write.
         let name = names::job_name(self.owner, &source_of(operation, run), run.attempt);
         run.job = Some(name.clone());
-        let Some(observed) = self.facts.jobs.iter().find(|observed| observed.job.name_any() == name) else {
-            let failure = Failure::new(Reason::ResultLost, format!("Job {name} was deleted before it ended"));
-            self.finish_attempt(operation, run, RunReport::failed(failure, Duration::ZERO));
-            return;
-        };
-        match job_state(observed, self.now) {
-            JobState::Suspended => {
+        match job_run(self.facts.jobs, &name, None, self.actions, self.now) {
+            JobRun::Suspended => {
                 // The Job was created and never started. It may be outdated, so the attempt is planned again.
                 run.state = Some(SourceState::Waiting);
                 run.attempt = run.attempt.saturating_sub(1);
@@ -205,19 +198,12 @@ impl Planner<'_, '_> {
                 // The other runs of the repository are only observed for a waiting run.
                 run.next_time = Some(Time(later(self.now, Duration::from_secs(1))));
             }
-            JobState::Starting { deadline, hint } => {
+            JobRun::Starting { hint } => {
                 run.message = clip(&hint);
-                self.actions.requeue_within(until(deadline, self.now).min(RUNNING_REQUEUE));
-            }
-            JobState::Running => {
-                run.message.clear();
                 self.actions.requeue_within(RUNNING_REQUEUE);
             }
-            JobState::Ended(report) => self.finish_attempt(operation, run, *report),
-            JobState::Stuck(report) => {
-                self.actions.end.push(name);
-                self.finish_attempt(operation, run, *report);
-            }
+            JobRun::Running { .. } => run.message.clear(),
+            JobRun::Lost(report) | JobRun::Ended(report) => self.finish_attempt(operation, run, *report),
         }
     }
 

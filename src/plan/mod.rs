@@ -3,6 +3,7 @@
 //! Nothing here uses a client, a clock or a file; the caller observes the cluster and passes the facts in.
 
 mod actions;
+mod applied;
 mod backup;
 mod choose;
 mod claim_uses;
@@ -27,9 +28,8 @@ mod text;
 pub use actions::{
     Actions, CreateSnapshot, EventRecord, RestoreActions, RestoreTarget, ScaleTo, StartJob, TargetMount, TemporaryClaim,
 };
-pub use backup::{
-    BackupFacts, Staged, StagedClaim, is_recorded, job_delayed, job_refused, newer_of, plan_backup, sources_of,
-};
+pub use applied::{Applied, Refused};
+pub use backup::{BackupFacts, Staged, StagedClaim, is_recorded, newer_of, plan_backup, settle_backup, sources_of};
 pub use choose::{ChoiceError, choose_repository};
 pub use claim_uses::{ClaimUses, OwnRuns, needs_claim_uses};
 pub use injected::{InjectedVersion, injected_version};
@@ -44,20 +44,20 @@ pub use provenance::{
     without_foreign_sidecar,
 };
 pub use repository::{
-    in_doubt, init_refused, is_acceptance, is_recorded_of_repository, missed_by_backup, missed_by_restore,
-    plan_repository,
+    in_doubt, is_acceptance, is_recorded_of_repository, missed_by_backup, missed_by_restore, plan_repository,
+    settle_repository,
 };
 pub use restore::{
     ChosenSnapshot, NamespaceFacts, NamespacePlan, NamespaceRequest, ObservedScale, Refusal, RefusedSource,
     RepositorySnapshots, RestoreFacts, SourceKind, TargetFacts, claim_stays_marked, pending_class, plan_namespace,
-    plan_restore, repositories_to_read, restore_refused, scaled_down_by,
+    plan_restore, repositories_to_read, scaled_down_by, settle_restore,
 };
 pub use retention::{Dropped, Kept, RetentionPlan, Shrunk, plan_retention};
 pub use schedule::{Due, Schedule, ScheduleError, Slots, UnknownTimeZone, time_zone};
 
 pub use maintenance::{
-    ActiveJob, MaintenanceFacts, PruneRuns, closed_repositories, damaged_packs, differing_retentions,
-    maintenance_refused, needs_facts, plan_maintenance, pruned_repositories, same_repositories,
+    ActiveJob, MaintenanceFacts, PruneRuns, closed_repositories, damaged_packs, differing_retentions, needs_facts,
+    plan_maintenance, pruned_repositories, same_repositories,
 };
 pub use sources::{
     ClaimFacts, ClaimMount, ClaimSnapshot, DEFAULT_CONTAINER, DeclaredClaim, EarlierSource, Expected, MAXIMUM_SOURCES,

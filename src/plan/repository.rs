@@ -26,8 +26,9 @@ pub(super) use self::{
 };
 use super::{
     actions::{Actions, EventRecord, StartJob},
-    jobs::{JobState, ObservedJob, job_state},
-    maintenance::{excludes_others, is_preparation_of_prune},
+    applied::Applied,
+    jobs::{JobRun, ObservedJob, RUNNING_REQUEUE, job_run},
+    maintenance::{attempt_refused, excludes_others, is_preparation_of_prune},
     names::{self, OwnerRef, RunKind},
     retry,
     text::{later, until},
@@ -47,9 +48,6 @@ pub const OPENING: &str = "Opening";
 /// deleted bucket or Secret is found before the next run.
 const OPEN_AGAIN: Duration = Duration::from_mins(54);
 const OPEN_SPREAD: Duration = Duration::from_mins(12);
-
-/// How often a Repository with a running Job is reconciled if no watch reports a change.
-const REQUEUE_PAUSE: Duration = Duration::from_mins(1);
 
 /// Plans the next actions for a Repository, and its next status. `cluster` is the cluster's id.
 pub fn plan_repository(
@@ -107,35 +105,32 @@ pub fn plan_repository(
     if is_new && status.next_attempt_time.is_some() {
         status.next_attempt_time = Some(Time(now));
     }
-    match (status.attempt, status.next_attempt_time.clone(), observed) {
-        (0, _, _) => start(repository, &acceptance, &mut status, &mut actions),
-        (_, Some(Time(due)), _) if due <= now => start(repository, &acceptance, &mut status, &mut actions),
-        (_, Some(Time(due)), _) => actions.requeue_within(until(due, now)),
-        (_, None, None) => {
-            let message = format!("Job {current} was deleted before it ended");
-            attempt_failed(&mut status, &mut actions, (Reason::ResultLost, &message), Some(&current), now);
-        }
-        (_, None, Some(job)) => match job_state(job, now) {
+    match (status.attempt, status.next_attempt_time.clone()) {
+        (0, _) => start(repository, &acceptance, &mut status, &mut actions),
+        (_, Some(Time(due))) if due <= now => start(repository, &acceptance, &mut status, &mut actions),
+        (_, Some(Time(due))) => actions.requeue_within(until(due, now)),
+        (_, None) => match job_run(jobs, &current, None, &mut actions, now) {
             // The Job was created and never started. It may be outdated, so the attempt is planned again.
-            JobState::Suspended => {
+            JobRun::Suspended => {
                 status.attempt -= 1;
                 start(repository, &acceptance, &mut status, &mut actions);
             }
-            JobState::Starting { deadline, hint } => {
+            JobRun::Starting { hint } => {
                 let message =
                     if hint.is_empty() { "the Job that opens the repository is being started" } else { &hint };
                 if !is_ready {
                     not_ready(&mut status, (OPENING, message), now);
                 }
-                actions.requeue_within(until(deadline, now));
             }
-            JobState::Running => {
+            JobRun::Running { .. } => {
                 if !is_ready {
                     not_ready(&mut status, (OPENING, "the Job that opens the repository runs"), now);
                 }
-                actions.requeue_within(REQUEUE_PAUSE);
             }
-            JobState::Ended(report) if report.verdict.is_green() => {
+            JobRun::Lost(report) => {
+                attempt_failed(&mut status, &mut actions, (report.reason, &report.message), Some(&current), now);
+            }
+            JobRun::Ended(report) if report.verdict.is_green() => {
                 actions.revoke.push(current.clone());
                 if let Some(refused) = acceptance.refuses(&report) {
                     let message = explain(repository, &status, Reason::RepositoryChanged, &refused);
@@ -146,15 +141,10 @@ pub fn plan_repository(
                     set_key_escrow_condition(repository, &mut status, &report, now);
                 }
             }
-            JobState::Ended(report) => {
+            JobRun::Ended(report) => {
                 actions.revoke.push(current.clone());
                 let message = explain(repository, &status, report.reason, &report.message);
                 attempt_failed(&mut status, &mut actions, (report.reason, &message), Some(&current), now);
-            }
-            JobState::Stuck(report) => {
-                actions.end.push(current.clone());
-                actions.revoke.push(current.clone());
-                attempt_failed(&mut status, &mut actions, (report.reason, &report.message), Some(&current), now);
             }
         },
     }
@@ -208,9 +198,22 @@ pub(super) fn set_key_escrow_condition(
     }
 }
 
-/// Counts a Job which the API server refused as a failed attempt, so that it is repeated.
-pub fn init_refused(status: &mut RepositoryStatus, actions: &mut Actions, cause: (Reason, &str), now: Timestamp) {
-    attempt_failed(status, actions, cause, None, now);
+/// Corrects the planned status of a Repository by what was created. A Job which was not created counts as a failed
+/// attempt, so that it is repeated.
+pub fn settle_repository(
+    repository: &Repository,
+    status: &mut RepositoryStatus,
+    actions: &mut Actions,
+    applied: &Applied,
+    now: Timestamp,
+) {
+    for refused in &applied.refused {
+        if refused.kind == RunKind::Init {
+            attempt_failed(status, actions, (refused.reason, &refused.message), None, now);
+        } else {
+            attempt_refused(repository, status, actions, refused, now);
+        }
+    }
 }
 
 /// Whether the result of a Job which opens, prunes or checks the Repository is in the status, so that the Job is not
@@ -253,7 +256,7 @@ fn start(repository: &Repository, acceptance: &Acceptance, status: &mut Reposito
         target: None,
         note: String::new(),
     });
-    actions.requeue_within(REQUEUE_PAUSE);
+    actions.requeue_within(RUNNING_REQUEUE);
 }
 
 fn opened(

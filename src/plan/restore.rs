@@ -21,9 +21,10 @@ use kube::ResourceExt;
 
 use super::{
     actions::{Actions, EventRecord, RestoreTarget, StartJob},
+    applied::{Applied, Refused},
     choose::{Blocked, choose, repository_on},
     claim_uses::{ClaimUses, Subject},
-    jobs::{JobState, ObservedJob, job_state, with_advice},
+    jobs::{JobRun, MissingVolume, ObservedJob, RUNNING_REQUEUE, job_run, with_advice},
     names::{self, OwnerRef, RunKind},
     sources::{ObservedPod, SourcePlan},
     text::{clip, later, until, with_statement},
@@ -50,8 +51,6 @@ use target::{StartError, target};
 pub const WAIT_LIMIT: Duration = Duration::from_mins(5);
 /// How often a waiting Restore is reconciled.
 const WAITING_REQUEUE: Duration = Duration::from_secs(10);
-/// How often a Restore with a running Job is reconciled if no watch reports a change.
-const RUNNING_REQUEUE: Duration = Duration::from_mins(1);
 
 /// The observed facts which a Restore is planned from.
 #[derive(Clone, Copy, Debug)]
@@ -142,15 +141,15 @@ pub fn plan_restore(restore: &Restore, facts: RestoreFacts<'_>, now: Timestamp) 
     (status, actions)
 }
 
-/// Fails a Restore because its Job could not be created, so that nothing was restored.
-pub fn restore_refused(
-    status: &mut RestoreStatus,
-    actions: &mut Actions,
-    (reason, message): (Reason, &str),
-    now: Timestamp,
-) {
+/// Corrects the planned status of a Restore by what was created. A Restore whose Job was not created fails, and nothing
+/// was restored.
+pub fn settle_restore(status: &mut RestoreStatus, actions: &mut Actions, applied: &Applied, now: Timestamp) {
+    if applied.no_claim_made {
+        status.made_claim.clear();
+    }
+    let Some(Refused { reason, message, .. }) = applied.refused.first() else { return };
     let reason = reason.to_string();
-    let mut message = with_advice(message.to_owned());
+    let mut message = with_advice(message.clone());
     if !status.made_claim.is_empty() {
         message = claim::with_unfilled(&message, &status.claim);
     }
@@ -380,34 +379,28 @@ fn follow_job(
     now: Timestamp,
 ) -> (String, String) {
     status.transfer = None;
-    let jobs = facts.jobs;
     let running = |message: &str| ("Running".to_owned(), message.to_owned());
-    let state = jobs.iter().find(|observed| observed.job.name_any() == name).map_or_else(
-        || {
-            let message = format!("Job {name} was deleted before it ended; the restore may have taken effect");
-            let failure = Failure::new(Reason::ResultLost, message);
-            JobState::Ended(Box::new(RunReport::failed(failure, Duration::ZERO)))
-        },
-        |observed| job_state(observed, now),
-    );
-    match state {
-        JobState::Suspended => {
+    let volume = claim::missing_class(facts.claim).map(|message| MissingVolume { message, deadline: None });
+    match job_run(facts.jobs, name, volume, actions, now) {
+        JobRun::Suspended => {
             actions.end.push(name.to_owned());
             let message = format!("Job {name} was suspended while it ran; the restore may have taken effect in part");
             finish(name, RunReport::failed(Failure::new(Reason::Cancelled, message), Duration::ZERO), status, actions)
         }
-        JobState::Starting { deadline, hint } => {
-            actions.requeue_within(until(deadline, now).min(RUNNING_REQUEUE));
-            let hint = if hint.is_empty() { "the Job's pod is being started".to_owned() } else { hint };
-            ("Waiting".to_owned(), claim::missing_class(facts.claim).unwrap_or(hint))
-        }
-        JobState::Running => {
-            let progress = jobs.iter().find(|observed| observed.job.name_any() == name).and_then(|job| job.progress);
-            status.transfer = progress.map(|progress| progress.capped().describe(short_amount));
+        JobRun::Starting { hint } => {
             actions.requeue_within(RUNNING_REQUEUE);
+            let hint = if hint.is_empty() { "the Job's pod is being started".to_owned() } else { hint };
+            ("Waiting".to_owned(), hint)
+        }
+        JobRun::Running { progress } => {
+            status.transfer = progress.map(|progress| progress.describe(short_amount));
             running("the Job runs")
         }
-        JobState::Ended(report) => match found_snapshot(&report, status) {
+        JobRun::Lost(report) => {
+            let message = format!("{}; the restore may have taken effect", report.message);
+            finish(name, RunReport { message, ..*report }, status, actions)
+        }
+        JobRun::Ended(report) => match found_snapshot(&report, status) {
             Some(found) => {
                 status.found = Some(found);
                 status.job = None;
@@ -416,11 +409,6 @@ fn follow_job(
             }
             None => finish(name, *report, status, actions),
         },
-        JobState::Stuck(report) => {
-            actions.end.push(name.to_owned());
-            let also = claim::missing_class(facts.claim).map_or_else(String::new, |why| format!("; {why}"));
-            finish(name, RunReport { message: report.message.clone() + &also, ..*report }, status, actions)
-        }
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
     model::{Failure, Reason, RunReport, billionths},
     plan::{
         actions::{CreateSnapshot, TemporaryClaim},
+        jobs::MissingVolume,
         names,
         provenance::is_snapshot_of,
         sources::{ClaimMount, ClaimSnapshot, PlannedSource, Target},
@@ -217,8 +218,8 @@ impl Planner<'_, '_> {
         self.actions.requeue_within(requeue_after);
     }
 
-    /// The deadline and the message of the temporary claim of this name, if the claim exists and has no volume yet.
-    pub(super) fn provisioning(&self, name: &str) -> Option<(Timestamp, String)> {
+    /// The temporary claim of this name, if the claim exists and has no volume yet.
+    pub(super) fn missing_volume(&self, name: &str) -> Option<MissingVolume> {
         let staged = self.facts.staged.claims.iter().find(|staged| staged.claim.name_any() == name)?;
         let phase = staged.claim.status.as_ref().and_then(|status| status.phase.as_deref());
         if phase == Some("Bound") {
@@ -228,7 +229,7 @@ impl Planner<'_, '_> {
         let why = staged.warning_events.last().map(|warning| format!(": {warning}")).unwrap_or_default();
         let message =
             format!("PersistentVolumeClaim {name}, which is created from the snapshot, has no volume yet{why}");
-        Some((later(since, READY_LIMIT), message))
+        Some(MissingVolume { message, deadline: Some(later(since, READY_LIMIT)) })
     }
 }
 

@@ -15,7 +15,8 @@ use crate::{
     api::{COMPLETE, RECONCILING, STALLED, condition, condition_is_true},
     plan::{
         fixtures::{
-            NAMESPACE, Scene, at, backup, failure, job, job_name, plan_of, planned, repository, restoring, success,
+            NAMESPACE, Scene, at, backup, failure, job, job_name, plan_of, planned, refused, repository, restoring,
+            success,
         },
         sources::PlanProblem,
     },
@@ -367,13 +368,8 @@ fn taken_name_is_reported_once_and_stops_no_other_source() {
         let mut actions = world.step(seconds);
         let count = actions.events.len();
         let status = world.backup.status.as_mut().unwrap();
-        job_refused(
-            (before.as_ref(), false),
-            status,
-            &mut actions,
-            (MILL, Reason::NameTaken, "Job x exists"),
-            at(seconds),
-        );
+        let applied = refused(RunKind::Backup, MILL, Reason::NameTaken, "Job x exists");
+        settle_backup(before.as_ref(), status, &mut actions, &applied, false, at(seconds));
         events += actions.events.len() - count;
         assert_eq!(world.source(MILL).outcome.reason, "NameTaken");
         assert_eq!(world.source(WELL).state, SourceState::Running);

@@ -10,90 +10,85 @@ use crate::{
     model::{Reason, Verdict},
     plan::{
         actions::{Actions, EventRecord},
+        applied::{Applied, Refused},
         jobs::with_advice,
         text::{clip, later},
     },
 };
 
-/// Reverts a source to `Waiting` because the API server refused its Job or `VolumeSnapshot`. After [`WAIT_LIMIT`] the
-/// source fails. `before` is the status which the plan started from. `is_staged`: the Backup has created objects which
-/// must be deleted before it gets a verdict.
-pub fn job_refused(
-    (before, is_staged): (Option<&BackupStatus>, bool),
+/// Corrects the planned status of a Backup by what was created. `before` is the status which the plan started from.
+/// `is_staged`: the Backup has created objects which must be deleted before it gets a verdict.
+pub fn settle_backup(
+    before: Option<&BackupStatus>,
     status: &mut BackupStatus,
     actions: &mut Actions,
-    (source, reason, message): (&str, Reason, &str),
+    applied: &Applied,
+    is_staged: bool,
     now: Timestamp,
 ) {
-    let old = source_of(before, source);
-    let since = old.and_then(|source| source.waiting_since.clone()).map_or(now, |Time(since)| since);
-    let Some((source, what_failed)) = reverted(status, source) else { return };
-    let reason = if reason == Reason::NameTaken { reason } else { what_failed };
-    wait(source, old, (reason, message), actions);
-    source.waiting_since = Some(Time(since));
-    if now >= later(since, WAIT_LIMIT) {
-        source.outcome.verdict = Some(Verdict::Failed);
-        source.state = SourceState::Done;
+    if applied.refused.is_empty() {
+        return;
+    }
+    for refused in &applied.refused {
+        let is_named = |source: &&SourceStatus| source.name.as_str() == refused.source;
+        let old = before.and_then(|before| before.sources.iter().find(is_named));
+        if let Some(source) = status.sources.iter_mut().find(|source| source.name.as_str() == refused.source) {
+            wait(source, old, refused, actions, now);
+        }
     }
     summary::fit_texts(status);
     summary::summarize(status, actions, (None, is_staged), now);
 }
 
-/// Does the same as [`job_refused`] for a creation that failed and may succeed later, for example because an admission
-/// webhook is slow. The source fails after [`QUEUE_LIMIT`].
-pub fn job_delayed(
-    (before, is_staged): (Option<&BackupStatus>, bool),
-    status: &mut BackupStatus,
-    actions: &mut Actions,
-    (source, message): (&str, &str),
-    now: Timestamp,
-) {
-    let old = source_of(before, source);
-    let since = old.and_then(|source| source.queued_since.clone()).map_or(now, |Time(since)| since);
-    let Some((source, what_failed)) = reverted(status, source) else { return };
-    if now >= later(since, QUEUE_LIMIT) {
-        let message = format!("given up after {} hours: {message}", QUEUE_LIMIT.as_secs() / 3600);
-        wait(source, None, (what_failed, &message), actions);
-        source.queued_since = None;
-        source.outcome.verdict = Some(Verdict::Failed);
-        source.state = SourceState::Done;
-    } else {
-        wait(source, old, (what_failed, &format!("{message}; the creation is repeated")), actions);
-        source.queued_since = Some(Time(since));
-    }
-    summary::fit_texts(status);
-    summary::summarize(status, actions, (None, is_staged), now);
-}
-
-fn source_of<'a>(status: Option<&'a BackupStatus>, name: &str) -> Option<&'a SourceStatus> {
-    status?.sources.iter().find(|candidate| candidate.name.as_str() == name)
-}
-
-/// The source, without the attempt that did not begin, and the reason by the object which was not created.
-fn reverted<'a>(status: &'a mut BackupStatus, name: &str) -> Option<(&'a mut SourceStatus, Reason)> {
-    let source = status.sources.iter_mut().find(|candidate| candidate.name.as_str() == name)?;
-    if source.state != SourceState::Running {
-        return Some((source, Reason::VolumeSnapshotFailed));
-    }
-    source.state = SourceState::Waiting;
-    source.attempt = source.attempt.saturating_sub(1);
-    source.jobs.pop();
-    Some((source, Reason::PodNotStarted))
-}
-
-/// Sets the message of a source that waits, and reports it by an Event if the reason differs from that of `old`.
+/// Lets a source wait whose object was not created. `old` is the source before the plan. The source fails after
+/// [`WAIT_LIMIT`], or after [`QUEUE_LIMIT`] if the creation may succeed later. An Event reports a reason which differs
+/// from that of `old`, and the end of the longer wait.
 fn wait(
     source: &mut SourceStatus,
     old: Option<&SourceStatus>,
-    (reason, message): (Reason, &str),
+    refused: &Refused,
     actions: &mut Actions,
+    now: Timestamp,
 ) {
+    let is_job = source.state == SourceState::Running;
+    if is_job {
+        // The attempt did not begin.
+        source.state = SourceState::Waiting;
+        source.attempt = old.map_or(0, |old| old.attempt);
+        source.jobs = old.map_or_else(Vec::new, |old| old.jobs.clone());
+    }
+    let reason = match refused.reason {
+        Reason::NameTaken => Reason::NameTaken,
+        _ if is_job => Reason::PodNotStarted,
+        _ => Reason::VolumeSnapshotFailed,
+    };
+    let (since, limit) = if refused.is_temporary {
+        (old.and_then(|old| old.queued_since.as_ref()), QUEUE_LIMIT)
+    } else {
+        (old.and_then(|old| old.waiting_since.as_ref()), WAIT_LIMIT)
+    };
+    let since = since.map_or(now, |Time(since)| *since);
+    let is_over = now >= later(since, limit);
+    let message = match (refused.is_temporary, is_over) {
+        (false, _) => refused.message.clone(),
+        (true, false) => format!("{}; the creation is repeated", refused.message),
+        (true, true) => format!("given up after {} hours: {}", limit.as_secs() / 3600, refused.message),
+    };
+    if refused.is_temporary {
+        source.queued_since = Some(Time(since)).filter(|_| !is_over);
+    } else {
+        source.waiting_since = Some(Time(since));
+    }
     let reason = reason.to_string();
-    if old.is_none_or(|old| old.outcome.reason != reason) {
+    if old.is_none_or(|old| old.outcome.reason != reason) || refused.is_temporary && is_over {
         let note = format!("{}: {message}", source.name);
         let (reason, action) = (reason.clone(), "Backup");
         actions.events.push(EventRecord { is_warning: true, reason, action, note, job: None });
     }
-    source.outcome = Outcome { reason, message: clip(&with_advice(message.to_owned())), ..Outcome::default() };
+    let verdict = is_over.then_some(Verdict::Failed);
+    source.outcome = Outcome { verdict, reason, message: clip(&with_advice(message)), ..Outcome::default() };
+    if is_over {
+        source.state = SourceState::Done;
+    }
     actions.requeue_within(WAITING_REQUEUE);
 }

@@ -11,10 +11,11 @@ use serde_json::json;
 use super::*;
 use crate::{
     api::{HEALTHY, condition},
-    model::{DamagedPacks, MaintenanceReport},
+    model::{DamagedPacks, MaintenanceReport, Reason},
     plan::{
-        fixtures::{NAMESPACE, Scene, at, failure, job, repository},
+        fixtures::{NAMESPACE, Scene, at, failure, job, refused, repository},
         labels,
+        repository::settle_repository,
     },
 };
 
@@ -331,13 +332,8 @@ fn job_that_is_stuck_deleted_or_refused_is_a_failed_attempt() {
     let mut status = cellar.status.clone().unwrap();
     let mut actions = Actions::default();
     let source = source_of(Operation::Prune, run(&cellar));
-    maintenance_refused(
-        &cellar,
-        &mut status,
-        &mut actions,
-        (&source, Reason::PodNotStarted, "exceeded quota"),
-        at(DUE),
-    );
+    let applied = refused(RunKind::Repack, &source, Reason::PodNotStarted, "exceeded quota");
+    settle_repository(&cellar, &mut status, &mut actions, &applied, at(DUE));
     let refused = status.prune.unwrap();
     assert_eq!((refused.state, refused.reason.as_str()), (Some(SourceState::Waiting), "PodNotStarted"));
     assert!(actions.events[0].note.contains("exceeded quota") && actions.events[0].is_warning);

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     api::{MaintenanceStatus, SourceState, condition},
     model::TaskKind,
-    plan::fixtures::{Scene, at, failure, job, job_name, new_repository, success},
+    plan::fixtures::{Scene, at, failure, job, job_name, new_repository, refused, success},
 };
 
 /// Plans, and puts the new status into the object.
@@ -446,7 +446,8 @@ fn attempt_that_shows_nothing_of_the_repository_leaves_it_ready() {
     }
     let mut repository = opened_repository();
     let mut status = repository.status.clone().unwrap();
-    init_refused(&mut status, &mut Actions::default(), (Reason::PodNotStarted, "quota"), at(5000));
+    let applied = refused(RunKind::Init, "generation/1", Reason::PodNotStarted, "quota");
+    settle_repository(&repository, &mut status, &mut Actions::default(), &applied, at(5000));
     repository.status = Some(status);
     assert_eq!(ready(&repository).0, "True");
 }

@@ -7,7 +7,9 @@ use super::*;
 use crate::{
     api::{COMPLETE, STALLED, condition, condition_is_true},
     plan::{
-        fixtures::{NAMESPACE, Scene, at, dumping, failure, job, plan_of, planned, repository, restore, success},
+        fixtures::{
+            NAMESPACE, Scene, at, dumping, failure, job, plan_of, planned, refused, repository, restore, success,
+        },
         sources::Workload,
     },
 };

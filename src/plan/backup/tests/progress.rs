@@ -1,6 +1,7 @@
 //! Tests of the progress which a run reports.
 
 use super::*;
+use crate::model::RunProgress;
 
 #[test]
 fn progress_of_a_run_is_shown_and_decides_nothing() {

@@ -7,7 +7,7 @@ use super::*;
 use crate::plan::{
     actions::CreateSnapshot,
     fixtures::{
-        NAMESPACE, Scene, at, backup, failure, job, job_name, plan_of, planned, repository, restoring, success,
+        NAMESPACE, Scene, at, backup, failure, job, job_name, plan_of, planned, refused, repository, restoring, success,
     },
     sources::{ClaimSnapshot, PlanProblem},
 };
@@ -405,13 +405,8 @@ fn refused_snapshot_waits_and_then_fails_with_the_api_servers_message() {
         let mut actions = world.step(seconds);
         assert_eq!(actions.snapshots.len(), 1);
         let status = world.backup.status.as_mut().unwrap();
-        job_refused(
-            (before.as_ref(), false),
-            status,
-            &mut actions,
-            (CASK, Reason::PodNotStarted, "exceeded quota"),
-            at(seconds),
-        );
+        let applied = refused(RunKind::Backup, CASK, Reason::PodNotStarted, "exceeded quota");
+        settle_backup(before.as_ref(), status, &mut actions, &applied, false, at(seconds));
         assert_eq!(status.verdict, verdict, "{seconds}");
     }
     assert_eq!(world.source().attempt, 0);
@@ -429,13 +424,8 @@ fn job_whose_claim_is_refused_leaves_no_snapshot_when_it_is_given_up() {
         let mut actions = world.step(seconds);
         assert_eq!(actions.start.len(), 1);
         let status = world.backup.status.as_mut().unwrap();
-        job_refused(
-            (before.as_ref(), true),
-            status,
-            &mut actions,
-            (CASK, Reason::PodNotStarted, "exceeded quota"),
-            at(seconds),
-        );
+        let applied = refused(RunKind::Backup, CASK, Reason::PodNotStarted, "exceeded quota");
+        settle_backup(before.as_ref(), status, &mut actions, &applied, true, at(seconds));
         assert_eq!((status.verdict, world.source().outcome.reason.as_str()), (None, "PodNotStarted"));
     }
     assert_eq!(world.step(303).delete_snapshots, [world.name(1)]);

@@ -1,6 +1,14 @@
 //! Sources whose Jobs the API server does not create.
 
 use super::*;
+use crate::plan::applied::Applied;
+
+/// The result of a plan in which the creation of the Job of [`MILL`] failed and may succeed later.
+fn delayed(message: &str) -> Applied {
+    let mut applied = refused(RunKind::Backup, MILL, Reason::PodNotStarted, message);
+    applied.refused[0].is_temporary = true;
+    applied
+}
 
 #[test]
 fn refused_job_waits_and_then_fails_with_the_api_servers_message() {
@@ -11,8 +19,8 @@ fn refused_job_waits_and_then_fails_with_the_api_servers_message() {
         let mut actions = world.step(seconds);
         assert_eq!(actions.start.len(), 1);
         let status = world.backup.status.as_mut().unwrap();
-        let cause = (MILL, Reason::PodNotStarted, "exceeded quota: count/jobs.batch");
-        job_refused((before.as_ref(), false), status, &mut actions, cause, at(seconds));
+        let applied = refused(RunKind::Backup, MILL, Reason::PodNotStarted, "exceeded quota: count/jobs.batch");
+        settle_backup(before.as_ref(), status, &mut actions, &applied, false, at(seconds));
         assert_eq!(status.verdict, verdict, "{seconds}");
     }
     assert!(world.source(MILL).outcome.message.contains("exceeded quota"));
@@ -30,8 +38,8 @@ fn job_whose_creation_fails_waits_as_long_as_a_queued_one_and_then_fails() {
         let mut actions = world.step(seconds);
         let planned = actions.events.len();
         let status = world.backup.status.as_mut().unwrap();
-        let cause = (MILL, "failed to create Job orchard/x: no answer within 35 s");
-        job_delayed((before.as_ref(), false), status, &mut actions, cause, at(seconds));
+        let applied = delayed("failed to create Job orchard/x: no answer within 35 s");
+        settle_backup(before.as_ref(), status, &mut actions, &applied, false, at(seconds));
         warnings += actions.events.len() - planned;
         assert_eq!(world.source(MILL).state, state, "{seconds}");
         assert!(world.source(MILL).outcome.message.contains("no answer within 35 s"));
@@ -53,7 +61,7 @@ fn job_that_is_created_after_all_starts_its_wait_from_the_beginning() {
     let before = world.backup.status.clone();
     let mut actions = world.step(1);
     let status = world.backup.status.as_mut().unwrap();
-    job_delayed((before.as_ref(), false), status, &mut actions, (MILL, "slow"), at(1));
+    settle_backup(before.as_ref(), status, &mut actions, &delayed("slow"), false, at(1));
     assert!(world.source(MILL).queued_since.is_some());
     assert_eq!(world.step(11).start.len(), 1);
     assert!(world.source(MILL).queued_since.is_none());

@@ -395,7 +395,8 @@ fn refused_job_scales_the_workload_back() {
     cellar.step(1);
     let mut actions = cellar.step(2);
     let mut status = cellar.status().clone();
-    restore_refused(&mut status, &mut actions, (Reason::PodNotStarted, "no quota"), at(2));
+    let applied = refused(RunKind::Restore, "pvc/casks", Reason::PodNotStarted, "no quota");
+    settle_restore(&mut status, &mut actions, &applied, at(2));
     cellar.world.restore.status = Some(status);
     assert!(cellar.world.restore.finalizers().contains(&SCALED_FINALIZER.to_owned()), "it is reconciled again");
     let actions = cellar.step(3);

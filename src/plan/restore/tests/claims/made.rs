@@ -293,9 +293,20 @@ fn restore_of_single_paths_or_into_a_folder_fills_the_claim_that_it_has_created_
 fn refused_job_of_a_created_claim_and_a_mark_that_stays_are_reported_with_the_next_step() {
     let mut status =
         RestoreStatus { claim: "casks".into(), made_claim: "claim casks was created".into(), ..Default::default() };
-    restore_refused(&mut status, &mut Actions::default(), (Reason::PodNotStarted, "quota"), at(1));
+    let applied = refused(RunKind::Restore, "pvc/casks", Reason::PodNotStarted, "quota");
+    settle_restore(&mut status, &mut Actions::default(), &applied, at(1));
     assert!(status.outcome.message.contains("no Backup stores claim casks"), "{}", status.outcome.message);
     claim_stays_marked(&mut status, "forbidden");
     let command = "kubectl annotate persistentvolumeclaim casks stowaway.dev/restore-unfinished-";
     assert!(status.outcome.message.contains(command), "{}", status.outcome.message);
+}
+
+#[test]
+fn claim_that_was_not_created_is_not_reported_as_created() {
+    let mut status =
+        RestoreStatus { claim: "casks".into(), made_claim: "claim casks was created".into(), ..Default::default() };
+    let applied = refused(RunKind::Restore, "pvc/casks", Reason::PodNotStarted, "forbidden");
+    settle_restore(&mut status, &mut Actions::default(), &Applied { no_claim_made: true, ..applied }, at(1));
+    assert_eq!((status.made_claim.as_str(), status.outcome.message.as_str()), ("", "forbidden"));
+    assert_eq!(status.outcome.verdict, Some(Verdict::Failed));
 }
