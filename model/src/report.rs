@@ -16,8 +16,8 @@ pub enum Verdict {
     Unproven,
     /// A part failed or could not be read.
     Incomplete,
-    /// Stored and tagged `suspect`, because the volume was empty, or had lost most of its content. Not green, and never
-    /// the newest snapshot.
+    /// Stored and tagged `suspect`, because the volume was empty, or had lost most of its content, or because a Restore
+    /// into the command had failed. Not green, and never the newest snapshot.
     Suspect,
     /// Nothing visible was stored, or the restore did not take effect.
     Failed,
@@ -158,7 +158,8 @@ pub enum Reason {
     /// The volume has lost more than half of the files or bytes of its last good snapshot.
     VolumeShrank,
     /// The volume does not hold the app's data, because a restore into it is in progress or was interrupted, or because
-    /// the restore step of a pod has not run yet.
+    /// the restore step of a pod has not run yet. A dump is stored as suspect for this reason after a failed Restore
+    /// into its command.
     RestoreUnfinished,
     /// The command exited with 0, but a process that it left behind still held its stdout, so that the dump may be
     /// incomplete.
@@ -173,6 +174,8 @@ pub enum Reason {
     SourcesMissing,
     /// The clock of the run's node is behind the controller's.
     ClockBehind,
+    /// The workload which a Restore has scaled to 0 could not be scaled back.
+    NotScaledBack,
 }
 
 impl fmt::Display for Reason {

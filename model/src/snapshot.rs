@@ -34,7 +34,7 @@ pub enum Quality {
     Proven,
     /// Dated later than now, so that its real time is unknown.
     FromFuture,
-    /// Made from a volume that was empty, or had lost most of its content.
+    /// Made from a volume that was empty or had lost most of its content, or from a command into which a Restore had failed.
     Suspect,
     /// Made from a volume that was about to be overwritten.
     Safety,

@@ -124,10 +124,11 @@ impl SnapshotIdentity {
     /// newest, because the user wanted to replace its content.
     pub const SAFETY: &str = "safety";
     /// The bare tag of a snapshot of a volume that was empty, or had lost most of the content of its last good
-    /// snapshot. It is never the newest. A user who removes the tag declares the snapshot good.
+    /// snapshot, or of a command into which a Restore had failed. It is never the newest. A user who removes the tag
+    /// declares the snapshot good.
     pub const SUSPECT: &str = "suspect";
-    /// The bare tag that is set together with [`Self::SUSPECT`], or alone if the user accepted the loss, and that stays
-    /// when [`Self::SUSPECT`] is removed. Older snapshots than this one are no measure of the usual size.
+    /// The bare tag of a volume that is set together with [`Self::SUSPECT`], or alone if the user accepted the loss, and
+    /// that stays when [`Self::SUSPECT`] is removed. Older snapshots than this one are no measure of the usual size.
     pub const SHRUNKEN: &str = "shrunken";
     /// The bare tag of a block device (`volumeMode: Block`), which is stored as one file. Older snapshots of Stowaway
     /// lack it.

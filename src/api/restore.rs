@@ -248,6 +248,10 @@ pub struct RestoreStatus {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 253))]
     pub claim: String,
+    /// UID of that claim when the Job was started. A claim that has another UID when the Job ends was replaced.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64))]
+    pub claim_uid: String,
     /// The archive; present once it is complete in its store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<ArchiveReport>,

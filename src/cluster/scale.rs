@@ -1,4 +1,4 @@
-//! Reads and writes the scale of workloads around a restore. It uses the subresource `scale` only.
+//! Reads and writes the scale of workloads around a restore. It changes the subresource `scale` only.
 
 use k8s_openapi::{
     NamespaceResourceScope,
@@ -10,7 +10,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{Patch, PatchParams},
+    api::{ListParams, Patch, PatchParams},
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -63,6 +63,25 @@ pub async fn scale_of(
     };
     let replicas = scale.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or_default();
     Ok(Some(FoundScale { uid: scale.uid().unwrap_or_default(), replicas, pods }))
+}
+
+/// Whether Kubernetes deletes the claims of the workload's pods when it is scaled down. The function lists with a field
+/// selector, so that the role needs `list` and not `get`.
+pub async fn deletes_claims(client: &Client, namespace: &str, kind: ScaledKind, name: &str) -> Result<bool, CallError> {
+    if kind != ScaledKind::StatefulSet {
+        return Ok(false);
+    }
+    let workloads: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
+    let named = ListParams::default().fields(&format!("metadata.name={name}"));
+    let found = call::within(workloads.list(&named)).await;
+    let found = found.map_err(CallError::at(format!("read {kind} {namespace}/{name}")))?;
+    let deletes = |workload: StatefulSet| {
+        let spec = workload.spec?;
+        let has_claims = spec.volume_claim_templates.is_some_and(|templates| !templates.is_empty());
+        let when_scaled = spec.persistent_volume_claim_retention_policy?.when_scaled?;
+        Some(has_claims && when_scaled == "Delete")
+    };
+    Ok(found.items.into_iter().find_map(deletes).unwrap_or(false))
 }
 
 async fn read<K>(workloads: Api<K>, name: &str) -> kube::Result<Option<Scale>>

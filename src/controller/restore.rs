@@ -99,24 +99,20 @@ pub(super) async fn reconcile(seen: Arc<Seen<Restore>>, context: Arc<Context>) -
 
     let _starting = context.starting(&owner, &actions.start);
     drop(scheduling);
-    let applied = match prepare(&context, &restore, &actions.restore).await {
-        Ok(no_claim_made) => {
+    let tolerates = tolerates_scaling(&status, since_end(&jobs, now), now);
+    let applied = match prepare(&context, &restore, &actions.restore, tolerates).await {
+        Ok((no_claim_made, unscaled)) => {
+            if let Some(error) = unscaled {
+                plan::scaling_refused(&mut status, &mut actions, &error.to_string(), now);
+            }
             let runner_pod = restore.spec.runner_pod.as_ref();
             let applied =
                 apply_actions(&context, &owner, (&actions, &jobs, Staged::default()), &repositories, runner_pod)
                     .await?;
             Applied { no_claim_made, ..applied }
         }
-        // The API server refused the claim or the scaling, so there is no Job yet.
         Err(ReconcileError::Call(error)) if is_refusal(&error) && !has_verdict && status.outcome.verdict.is_none() => {
-            let refused = Refused {
-                kind: RunKind::Restore,
-                source: restore.spec.from.source.to_string(),
-                reason: Reason::PodNotStarted,
-                message: error.to_string(),
-                is_temporary: false,
-            };
-            Applied { no_claim_made: true, refused: vec![refused] }
+            refused_preparation(&restore, &error)
         }
         Err(error) => return Err(error),
     };
@@ -197,6 +193,16 @@ async fn observe_target(
             observe::list::<Restore>(client, &namespace, "").await?,
         ),
     };
+    let deletes_claims = match &restore.spec.scale_down {
+        // It is decided before the workload is scaled down.
+        Some(scale_down) if !restore.finalizers().iter().any(|finalizer| finalizer == SCALED_FINALIZER) => {
+            match scale::deletes_claims(client, &namespace, scale_down.kind, &scale_down.name).await {
+                Err(error) if is_refusal(&error) => None,
+                found => Some(found?),
+            }
+        }
+        _ => Some(false),
+    };
     let claim = observe::object(client, &namespace, &to.name).await?;
     let is_pending = claim.as_ref().and_then(plan::pending_class).is_some();
     let storage_classes: Vec<StorageClass> = if is_pending || claim.is_none() && to.create.is_some() {
@@ -208,7 +214,12 @@ async fn observe_target(
         claim,
         storage_classes: storage_classes.iter().map(ResourceExt::name_any).collect(),
         scaled_down_by: plan::scaled_down_by(restore, &restores),
-        scale: scale.map(|found| ObservedScale { uid: found.uid, replicas: found.replicas, pods: found.pods }),
+        scale: scale.map(|scale::FoundScale { uid, replicas, pods }| ObservedScale {
+            uid,
+            replicas,
+            pods,
+            deletes_claims,
+        }),
         namespace: observe::namespace(client, &namespace).await?,
     };
     Ok((Some(target), Vec::new()))
@@ -219,8 +230,9 @@ fn since_end(jobs: &[ObservedJob], now: Timestamp) -> Option<SignedDuration> {
     jobs.iter().filter_map(plan::end_of_run).max().map(|end| now.duration_since(end))
 }
 
-/// How long after the end of the run the removal of a claim's mark is tried.
-const MARK_LIMIT: SignedDuration = SignedDuration::from_mins(5);
+/// How long after the end of the run the removal of a claim's mark, and scaling back, are tried before the verdict is
+/// stored without them.
+const ATTEMPTS_LIMIT: SignedDuration = SignedDuration::from_mins(5);
 
 /// Removes the mark of the claim which the Restore has filled. The last attempt reports an error of any kind instead of
 /// returning it, because the verdict must not wait for ever, such as for another product's webhook.
@@ -232,7 +244,7 @@ async fn remove_mark(
 ) -> Result<(), CallError> {
     let Some(claim) = target.and_then(|target| target.claim.as_ref()) else { return Ok(()) };
     match apply::remove_annotation(client, claim, RESTORE_UNFINISHED).await {
-        Err(error) if is_refusal(&error) || since.is_some_and(|since| since > MARK_LIMIT) => {
+        Err(error) if is_refusal(&error) || since.is_some_and(|since| since > ATTEMPTS_LIMIT) => {
             plan::claim_stays_marked(status, &error.to_string());
             Ok(())
         }
@@ -240,19 +252,59 @@ async fn remove_mark(
     }
 }
 
+/// Whether the Restore continues in spite of an error of the scaling. `since_end` is the time since the Job ended.
+fn tolerates_scaling(
+    status: &RestoreStatus,
+    since_end: Option<SignedDuration>,
+    now: Timestamp,
+) -> impl Fn(&ScaleTo, &CallError) -> bool + use<> {
+    let since = since_end.or_else(|| Some(now.duration_since(status.scaled.as_ref()?.since.0)));
+    let has_job = status.job.is_some();
+    move |scale, error| match scale.replicas {
+        // Before the Job, nothing may be restored while the workload runs.
+        0 => is_refusal(error) && has_job,
+        _ => is_refusal(error) || since.is_some_and(|since| since > ATTEMPTS_LIMIT),
+    }
+}
+
+/// The result of a plan whose claim or scaling the API server refused, so that there is no Job yet.
+fn refused_preparation(restore: &Restore, error: &CallError) -> Applied {
+    let refused = Refused {
+        kind: RunKind::Restore,
+        source: restore.spec.from.source.to_string(),
+        reason: Reason::PodNotStarted,
+        message: error.to_string(),
+        is_temporary: false,
+    };
+    Applied { no_claim_made: true, refused: vec![refused] }
+}
+
 /// Carries out the actions which precede the Jobs. Returns whether a planned claim was not created, because a claim of
-/// its name exists.
-async fn prepare(context: &Context, restore: &Restore, actions: &RestoreActions) -> Result<bool, ReconcileError> {
+/// its name exists, and the error of the scaling, if the Restore continues in spite of it.
+async fn prepare(
+    context: &Context,
+    restore: &Restore,
+    actions: &RestoreActions,
+    tolerates: impl Fn(&ScaleTo, &CallError) -> bool,
+) -> Result<(bool, Option<CallError>), ReconcileError> {
     let RestoreActions { hold, scale, create_claim, claim_is_filled: _, release: _ } = actions;
     let (client, namespace) = (&context.client, restore.namespace().unwrap_or_default());
     if let Some(was) = hold {
         apply::finalizer(client, restore, SCALED_FINALIZER, (true, Some((SCALED_FROM, was)))).await?;
     }
-    if let Some(ScaleTo { kind, name, replicas }) = scale {
-        scale::scale_to(client, &namespace, *kind, name, *replicas).await?;
+    let mut unscaled = None;
+    if let Some(to) = scale
+        && let Err(error) = scale::scale_to(client, &namespace, to.kind, &to.name, to.replicas).await
+    {
+        if !tolerates(to, &error) {
+            return Err(error.into());
+        }
+        tracing::warn!(namespace, name = restore.name_any(), "{error}");
+        unscaled = Some(error);
     }
-    Ok(match create_claim {
+    let no_claim_made = match create_claim {
         Some(claim) => !apply::create_claim(client, claim).await?,
         None => false,
-    })
+    };
+    Ok((no_claim_made, unscaled))
 }

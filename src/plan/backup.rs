@@ -321,6 +321,7 @@ impl<'a> Planner<'a, '_> {
         };
         if !is_whole {
             exclusion::check_unused(facts.uses, &subject)?;
+            exclusion::check_device(facts.uses, &subject, planned, target)?;
         }
         Ok((repository, planned, target))
     }
@@ -382,6 +383,7 @@ impl<'a> Planner<'a, '_> {
             }),
             Target::Command(_) | Target::Volume(_) => None,
         };
+        let (identity, note) = exclusion::labels_and_note(self.facts.uses, planned, target);
         self.actions.start.push(StartJob {
             kind: RunKind::Backup,
             source: source.name.to_string(),
@@ -390,7 +392,7 @@ impl<'a> Planner<'a, '_> {
                 Target::Command(target) => TaskKind::Backup {
                     target,
                     source: source.name.clone(),
-                    identity: planned.identity.clone(),
+                    identity,
                     alternative_path: planned.alternative_path.clone(),
                     timeout,
                     idle_timeout: spec.idle_timeout.map(Duration::from).or(planned.idle_timeout),
@@ -401,7 +403,7 @@ impl<'a> Planner<'a, '_> {
                 Target::Volume(target) => TaskKind::BackupVolume {
                     target,
                     source: source.name.clone(),
-                    identity: planned.identity.clone(),
+                    identity,
                     exclude: planned.exclude.clone(),
                     accept_shrunken: planned.accept_shrunken,
                     timeout,
@@ -410,7 +412,7 @@ impl<'a> Planner<'a, '_> {
                     claim: mount.claim,
                     device: mount.device,
                     source: source.name.clone(),
-                    identity: planned.identity.clone(),
+                    identity,
                     exclude: planned.exclude.clone(),
                     accept_shrunken: planned.accept_shrunken,
                     timeout,
@@ -421,7 +423,7 @@ impl<'a> Planner<'a, '_> {
             claim,
             data_source,
             target: None,
-            note: planned.note.clone(),
+            note,
         });
         self.started.push(name.clone());
         source.repository_ref = Some(RepositoryReference { kind: RepositoryKind::Repository, name });

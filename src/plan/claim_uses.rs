@@ -5,6 +5,7 @@
 //! Besides Stowaway's Jobs, the restore step of a pod restores claims, too. App containers are not considered here:
 //! backups run beside them, and a Restore checks the pods which mount its claim itself.
 
+mod half_restored;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,8 @@ use super::{
     text::if_lost,
 };
 use crate::api::{Backup, Restore, SourceState};
+pub(super) use half_restored::HalfRestored;
+use half_restored::half_restored;
 pub(super) use steps::is_step_pending;
 use steps::{StepState, restore_steps};
 
@@ -53,6 +56,7 @@ pub struct ClaimUses {
     uses: Vec<ClaimUse>,
     /// The claims of each pod, by the pod's name.
     mounted: BTreeMap<String, Vec<String>>,
+    half_restored: Vec<HalfRestored>,
 }
 
 #[derive(Clone, Debug)]
@@ -145,7 +149,7 @@ impl ClaimUses {
             description: step.message,
         }));
         let mounted = apps.iter().map(|pod| (pod.name_any(), claims_of(pod).map(str::to_owned).collect())).collect();
-        Self { uses, mounted }
+        Self { uses, mounted, half_restored: half_restored(runs.restores) }
     }
 
     /// The run which a Restore has to wait for. Other pending Restores do not block: the Restore which is reconciled
@@ -178,6 +182,12 @@ impl ClaimUses {
     /// The restore step which has not filled the claim yet.
     pub(super) fn restore_step(&self, subject: &Subject) -> Option<&str> {
         self.first(subject, |one| matches!(one.stage, Stage::Step(_)))
+    }
+
+    /// The newest failed Restore which may have left a part of a snapshot in this source, and which nothing has made good.
+    /// The command of the source runs in `pod`.
+    pub(super) fn half_restored(&self, source: &str, pod: &str) -> Option<&HalfRestored> {
+        self.half_restored.iter().find(|one| one.is_into(source, pod))
     }
 
     /// The description of the first matching use which conflicts with the subject.

@@ -23,7 +23,7 @@ use super::{
     sources::{ObservedPod, PlannedSource, SourcePlan, Target, Workload},
 };
 use crate::{
-    api::{Backup, Repository, RepositoryStatus, Restore, set_condition},
+    api::{Backup, CARRIED_OUT, Repository, RepositoryStatus, Restore, set_condition},
     model::{Failure, Proof, Reason, RunReport, SnapshotIdentity, TargetCommand, Verdict},
 };
 
@@ -231,6 +231,17 @@ pub fn restoring(claim: &str, is_over: bool, is_left: bool) -> ClaimUses {
     });
     let pods = if is_left { vec![serde_json::from_value(pod).unwrap()] } else { vec![] };
     ClaimUses::of(OwnRuns { restores: &[restore], pods: &pods, ..OwnRuns::default() })
+}
+
+/// A Restore whose Job was allowed to run, and which ended at this time.
+pub fn ended_restore(name: &str, spec: &serde_json::Value, end: (Verdict, Reason), seconds: i64) -> Restore {
+    let mut restore = restore(spec);
+    restore.metadata.name = Some(name.to_owned());
+    restore.metadata.annotations = Some([(CARRIED_OUT.to_owned(), "uid-of-undo".to_owned())].into());
+    let status = restore.status.get_or_insert_default();
+    (status.outcome.verdict, status.outcome.reason) = (Some(end.0), end.1.to_string());
+    status.completion_time = Some(Time(at(seconds)));
+    restore
 }
 
 /// The uses of a Backup whose Job dumps this source in this pod.

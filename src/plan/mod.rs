@@ -50,7 +50,7 @@ pub use repository::{
 pub use restore::{
     ChosenSnapshot, NamespaceFacts, NamespacePlan, NamespaceRequest, ObservedScale, Refusal, RefusedSource,
     RepositorySnapshots, RestoreFacts, SourceKind, TargetFacts, claim_stays_marked, pending_class, plan_namespace,
-    plan_restore, repositories_to_read, scaled_down_by, settle_restore,
+    plan_restore, repositories_to_read, scaled_down_by, scaling_refused, settle_restore,
 };
 pub use retention::{Dropped, Kept, RetentionPlan, Shrunk, plan_retention};
 pub use schedule::{Due, Schedule, ScheduleError, Slots, UnknownTimeZone, time_zone};

@@ -44,7 +44,7 @@ pub use namespace::{
     ChosenSnapshot, NamespaceFacts, NamespacePlan, NamespaceRequest, Refusal, RefusedSource, RepositorySnapshots,
     SourceKind, plan_namespace, repositories_to_read,
 };
-pub use scale::scaled_down_by;
+pub use scale::{scaled_down_by, scaling_refused};
 use target::{StartError, target};
 
 /// How long a Restore waits until its Repository or a pod of its source's workload is ready.
@@ -89,6 +89,10 @@ pub fn plan_restore(restore: &Restore, facts: RestoreFacts<'_>, now: Timestamp) 
     status.job = job.filter(|job| !once::is_unstarted(restore, job, facts, &status));
     let mut condition = match status.job.clone() {
         Some(job) => {
+            if status.claim_uid.is_empty() {
+                // The claim was created together with the Job.
+                status.claim_uid = in_use::claim_uid(facts);
+            }
             if let Some(scale_down) = &restore.spec.scale_down {
                 scale::keep_down(scale_down, facts, &status, &mut actions);
                 scale::record_disturbance(facts, &job, &mut status, &mut actions, now);
@@ -120,7 +124,8 @@ pub fn plan_restore(restore: &Restore, facts: RestoreFacts<'_>, now: Timestamp) 
     if let (Some(verdict), Some(claim)) = (status.outcome.verdict, claim::unfilled(facts)) {
         // Also an incomplete Restore has restored all contents. Who creates the claim decides what it contains.
         let is_filled = claim::is_whole(restore) || !status.made_claim.is_empty();
-        actions.restore.claim_is_filled = verdict != Verdict::Failed && is_filled;
+        let is_lost = in_use::lost_claim(facts, (&claim, &status.claim_uid)).is_some();
+        actions.restore.claim_is_filled = verdict != Verdict::Failed && is_filled && !is_lost;
         if !actions.restore.claim_is_filled {
             condition.1 = claim::with_unfilled(&condition.1, &claim);
             status.outcome.message = clip(&condition.1);
@@ -279,6 +284,7 @@ fn advance_claim(
     now: Timestamp,
 ) -> Result<Step, StartError> {
     status.claim.clone_from(&to.name);
+    status.claim_uid = in_use::claim_uid(facts);
     if let Some((repository, _)) = repository_on(facts.repositories, &to.name) {
         let message = format!(
             "Repository {} is on claim {}: a restore would mix its files with the repository's; name another claim",

@@ -136,6 +136,9 @@ pub struct RetentionPlan<'a> {
 const USUAL_OF: usize = 7;
 /// The smallest number of snapshots which define the usual size.
 const USUAL_AT_LEAST: usize = 3;
+/// A stream that is smaller than the largest one before it by this factor has shrunk, even if fewer than
+/// [`USUAL_AT_LEAST`] are before it. A volume that shrank is suspect, and needs no such rule.
+const ABSURD_FACTOR: u64 = 10;
 
 /// Applies the policy to all snapshots of a repository, separately for each source. Hours and days are those of `zone`.
 /// Each snapshot is in exactly one of the lists `keep` and `drop`.
@@ -275,12 +278,15 @@ fn shrunk<'a>(good: &[SnapshotRecord<'a>]) -> Option<Shrunk<'a>> {
     let since = good.iter().position(|snapshot| snapshot.identity.has_tag(SnapshotIdentity::SHRUNKEN));
     let comparable = before.iter().take(since.unwrap_or(good.len())).take(USUAL_OF);
     let mut sizes: Vec<u64> = comparable.filter_map(|snapshot| snapshot.bytes).collect();
-    if sizes.len() < USUAL_AT_LEAST {
-        return None;
-    }
     sizes.sort_unstable();
-    let usual = sizes[sizes.len() / 2];
-    let is_absurd = has_lost_most(usual, bytes, SMALLEST_BYTES);
+    let (usual, is_absurd) = if sizes.len() < USUAL_AT_LEAST {
+        let largest = *sizes.last()?;
+        let is_absurd = largest >= SMALLEST_BYTES && bytes.saturating_mul(ABSURD_FACTOR) < largest;
+        (largest, is_absurd && is_stream(newest))
+    } else {
+        let usual = sizes[sizes.len() / 2];
+        (usual, has_lost_most(usual, bytes, SMALLEST_BYTES))
+    };
     is_absurd.then(|| Shrunk { source: source_of(newest), newest: newest.id, bytes, usual, is_suspect: false })
 }
 
@@ -294,6 +300,11 @@ fn suspect<'a>(history: &[SnapshotRecord<'a>], good: &[SnapshotRecord<'a>], now:
         usual: good.first().and_then(|last| last.bytes).unwrap_or(0),
         is_suspect: true,
     })
+}
+
+/// Whether the snapshot is a stream that Stowaway stored, and not the content of a device.
+fn is_stream(snapshot: &SnapshotRecord<'_>) -> bool {
+    snapshot.identity.tag(SnapshotIdentity::DIGEST).is_some() && !snapshot.identity.has_tag(SnapshotIdentity::DEVICE)
 }
 
 fn source_of<'a>(snapshot: &SnapshotRecord<'a>) -> &'a str {

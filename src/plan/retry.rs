@@ -39,6 +39,7 @@ pub(super) fn is_transient(reason: Reason) -> bool {
         | Reason::VolumeEmptied
         | Reason::VolumeShrank
         | Reason::AlreadyCarriedOut
+        | Reason::NotScaledBack
         | Reason::SourcesMissing => false,
         Reason::CommandFailed
         | Reason::CommandKilled

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::{
     clock,
     format_check::check_format,
-    local, paths, pipes, shrunken,
+    half_restored, local, paths, pipes, shrunken,
     sidecar::RunSocket,
     story::{self, log_progress},
 };
@@ -108,7 +108,7 @@ pub async fn backup(
 }
 
 enum Outcome {
-    /// The snapshot, and a note about it.
+    /// The snapshot, and notes about it.
     Stored(Box<Stored>, String),
     Adopted(Box<RunReport>),
 }
@@ -125,7 +125,9 @@ async fn store(
     let later = warn_of_later(&history, &run.identity, time);
     let paths = [run.alternative_path.as_str()];
     if let Some(report) = adopt(repository, &history, &run.identity, &paths).await? {
-        return Ok(Outcome::Adopted(Box::new(report)));
+        let stored = (report.snapshot.as_deref(), report.bytes);
+        let lost = shrunken::stream_note(&history, &run.identity, stored, time);
+        return Ok(Outcome::Adopted(Box::new(story::noted(report, &lost))));
     }
     let mut identity = run.identity.clone();
     identity.path = paths::settle(&history, &run.source, &run.identity, &run.alternative_path);
@@ -148,7 +150,9 @@ async fn store(
         stored = both => stored?,
         never = log_progress(None, || progress.bytes_read(), || repository.store_wait()) => match never {},
     };
-    Ok(Outcome::Stored(Box::new(stored), later))
+    let lost = shrunken::stream_note(&history, &identity, (None, stored.bytes), time);
+    let notes: Vec<String> = [lost, later].into_iter().filter(|note| !note.is_empty()).collect();
+    Ok(Outcome::Stored(Box::new(stored), notes.join("; ")))
 }
 
 /// Sends the stream and its end. The store judges by what it receives.
@@ -284,6 +288,8 @@ fn adopted(found: &SnapshotSummary) -> RunReport {
             "stored by an earlier attempt of this run, which could not read all of the source; its log names the paths"
                 .to_owned();
         (Verdict::Incomplete, Reason::SourceUnreadable, message)
+    } else if found.is_suspect() && !found.identity.has_tag(SnapshotIdentity::SHRUNKEN) {
+        (Verdict::Suspect, Reason::RestoreUnfinished, half_restored::adopted_message(&found.id))
     } else if found.is_suspect() {
         (Verdict::Suspect, Reason::VolumeShrank, shrunken::adopted_message(&found.id))
     } else if found.identity.has_tag(SnapshotIdentity::WITHOUT_ATTRIBUTES) {
@@ -332,5 +338,13 @@ mod tests {
         let unproven = report(&["proof=None", SnapshotIdentity::UNPROVEN]);
         assert_eq!((unproven.verdict, unproven.proof), (Verdict::Unproven, Proof::None));
         assert!(unproven.message.contains("`restic tag --remove unproven abababab`"), "{unproven:?}");
+        // A dump has no size that shrank: a Restore into its command had failed.
+        for (tags, reason) in
+            [(&["suspect"][..], Reason::RestoreUnfinished), (&["suspect", "shrunken"], Reason::VolumeShrank)]
+        {
+            let suspect = report(tags);
+            assert_eq!((suspect.verdict, suspect.reason), (Verdict::Suspect, reason));
+            assert!(suspect.message.contains("`restic tag --remove suspect abababab`"), "{suspect:?}");
+        }
     }
 }

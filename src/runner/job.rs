@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::{
     BackupInput, BackupRun, JudgedCommand, RestoreOutput, RestoreRun, VolumeRun, backup, backup_device, backup_volume,
-    clock, commands, in_sidecar,
+    clock, commands, half_restored, in_sidecar,
     lock_owner::PodLiveness,
     maintenance::{self, RetentionScope},
     progress, restore, restore_archive, restore_volume, select_snapshot,
@@ -160,7 +160,7 @@ async fn execute(task: Task, cancel: CancellationToken) -> Result<RunReport, Fai
             let repository = open(&task, identity, cancel).await?;
             report_opened(repository, started).await
         }
-        TaskKind::Backup { target, source, .. } => {
+        TaskKind::Backup { target, source, identity: label, .. } => {
             log_target("backing up", source.as_str(), target);
             let client = connect().await?;
             let pod = commands::find_pod(&client, target).await?;
@@ -171,7 +171,7 @@ async fn execute(task: Task, cancel: CancellationToken) -> Result<RunReport, Fai
             let by_exec = BackupInput::Container(client.clone(), exec_target(target), mode, judged.argv().to_vec());
             let report =
                 or_else(sidecar_outcome, &judged, async || run_backup(&task, &identity, by_exec, &cancel).await).await;
-            Ok(with_pod_loss(report?, &client, target).await)
+            Ok(with_pod_loss(half_restored::judged(report?, label), &client, target).await)
         }
         TaskKind::BackupVolume { target, source, .. } => {
             info!(source = source.as_str(), "backing up {source}: pod {}/{}", target.namespace, target.pod);

@@ -10,6 +10,7 @@ mod commands;
 mod device;
 pub mod doctor;
 mod format_check;
+mod half_restored;
 mod in_sidecar;
 mod job;
 mod limit;

@@ -1,9 +1,14 @@
 //! The verdict and message of a run about a volume which has lost content since its last good snapshot. Pure.
 
+use jiff::Timestamp;
+
 use crate::{
     annotations::{KeyId, own_key},
-    model::{Reason, Shrinkage, Verdict},
-    repository::Shrunken,
+    model::{
+        Reason, SMALLEST_BYTES, Shrinkage, SnapshotIdentity, SnapshotQuery, SnapshotRecord, SourceName, Verdict,
+        has_lost_most, latest_restorable,
+    },
+    repository::{Shrunken, SnapshotSummary},
 };
 
 /// The verdict. It is green only if the user accepted the loss.
@@ -47,6 +52,33 @@ pub(super) fn declined_message(declined: &Shrunken) -> String {
     )
 }
 
+/// A note about a stream which has lost most of its bytes since the last good snapshot of its source; empty if it has not.
+/// A dump also shrinks by intention, so that this is no verdict. `stored` is the stream's own snapshot.
+pub(super) fn stream_note(
+    history: &[SnapshotSummary],
+    identity: &SnapshotIdentity,
+    (stored, bytes): (Option<&str>, u64),
+    now: Timestamp,
+) -> String {
+    let source = identity.tag(SnapshotIdentity::SOURCE).and_then(|source| source.parse::<SourceName>().ok());
+    let Some(source) = source.filter(|_| !identity.has_tag(SnapshotIdentity::SAFETY)) else { return String::new() };
+    let earlier = history.iter().filter(|snapshot| stored != Some(snapshot.id.as_str()));
+    let records: Vec<SnapshotRecord<'_>> = earlier.map(SnapshotSummary::record).collect();
+    let cluster = identity.tag(SnapshotIdentity::CLUSTER).unwrap_or_default();
+    let query = SnapshotQuery { source: &source, host: Some(&identity.host), as_of: None, cluster, now };
+    let Ok(found) = latest_restorable(&records, &query) else { return String::new() };
+    // A database of the same name in another cluster may be much larger.
+    let before = found.snapshot.bytes.filter(|_| found.other_cluster.is_none() || bytes == 0);
+    let Some(before) = before.filter(|before| has_lost_most(*before, bytes, SMALLEST_BYTES)) else {
+        return String::new();
+    };
+    let (id, time) = (found.snapshot.short_id(), found.snapshot.time);
+    format!(
+        "the stream has {bytes} bytes, and the last good snapshot {id} of {time:.0} has {before}: if the source has lost \
+         its data, restore {id} before the retention deletes it"
+    )
+}
+
 /// The message about a suspect snapshot which an earlier attempt of the run stored.
 pub(super) fn adopted_message(snapshot: &str) -> String {
     format!(
@@ -64,6 +96,32 @@ fn short(id: &str) -> &str {
 mod tests {
     use super::*;
     use crate::model::VolumeExtent;
+
+    #[test]
+    fn dump_that_lost_most_of_its_bytes_names_the_last_good_one() {
+        let identity = |tags: &[&str]| SnapshotIdentity {
+            host: "shop".into(),
+            path: "/shop-db.sql".into(),
+            tags: tags.iter().map(|&tag| tag.to_owned()).collect(),
+        };
+        let own = identity(&["source=deployment/shop/db", "proof=Sealed"]);
+        let history = |bytes| {
+            let (id, time) = ("cd".repeat(32), "2026-05-04T03:02:01Z".parse().unwrap());
+            [SnapshotSummary { id, time, identity: own.clone(), paths: vec![own.path.clone()], bytes }]
+        };
+        let now = "2026-05-05T03:02:01Z".parse().unwrap();
+        let note = |before, bytes| {
+            stream_note(&history(before), &identity(&["source=deployment/shop/db"]), (None, bytes), now)
+        };
+        let lost = note(Some(1_000_000), 1_000);
+        assert!(lost.contains("1000 bytes") && lost.contains("cdcdcdcd of 2026-05-04T03:02:01Z has 1000000"), "{lost}");
+        for (before, bytes) in [(Some(1_000_000), 500_000), (Some(60_000), 10), (None, 10)] {
+            assert_eq!(note(before, bytes), "", "{before:?} {bytes}");
+        }
+        assert_eq!(stream_note(&[], &own, (None, 10), now), "");
+        let id = "cd".repeat(32);
+        assert_eq!(stream_note(&history(Some(1_000_000)), &own, (Some(&id), 10), now), "", "the run's own snapshot");
+    }
 
     #[test]
     fn loss_is_not_green_without_consent_and_names_the_numbers_and_the_next_step() {

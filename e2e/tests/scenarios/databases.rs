@@ -4,8 +4,8 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 use stowaway::model::{Proof, Verdict};
 use stowaway_e2e::{
-    Namespace, S3, Workload, in_namespace,
-    runs::{all_green, ended, source},
+    Namespace, S3, Workload, in_namespace, process,
+    runs::{all_green, ended, ensure_contains, source},
     workload::COMMAND,
 };
 
@@ -56,7 +56,21 @@ async fn rows_of_postgresql_come_back_in_one_transaction() -> Result<()> {
             psql(&name, "select count(*), md5(string_agg(name, '' order by id)) from ships")? == before,
             "something changed"
         );
-        Ok(())
+
+        // Only the user knows that the data is whole, and confirms it by deleting the failed Restore.
+        let doubtful = namespace.back_up("two", json!({})).await?;
+        let outcome = &source(&doubtful, "deployment/shop/postgres")?.outcome;
+        ended("two", outcome, Verdict::Suspect, &["RestoreUnfinished"])?;
+        ensure_contains(
+            "the message",
+            &outcome.message,
+            &["Restore again into this command failed", "--remove suspect"],
+        )?;
+        let suspect =
+            restic.snapshots()?.iter().filter(|snapshot| snapshot.tags.iter().any(|tag| tag == "suspect")).count();
+        ensure!(suspect == 1, "{suspect} suspect snapshots");
+        process::run(&mut namespace.kubectl(&["delete", "restores.stowaway.dev", "again"]))?;
+        all_green(&namespace.back_up("three", json!({})).await?)
     })
     .await
 }

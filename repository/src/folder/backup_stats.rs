@@ -88,6 +88,11 @@ impl BackupStats {
         self.lock().stored.changed.add(path, how);
     }
 
+    /// Records that a folder changed between its listing and the end of the walk through it.
+    pub fn folder_changed(&self, path: &Path, how: impl Into<String>) {
+        self.lock().stored.changed_folders.add(path, how);
+    }
+
     /// Records that an entry was deleted before it was read.
     pub fn vanished(&self, path: &Path, is_folder: bool) {
         let stored = &mut self.lock().stored;

@@ -6,6 +6,7 @@
 use std::{
     convert::Infallible,
     ffi::{CStr, CString},
+    hash::{DefaultHasher, Hash, Hasher},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
 };
@@ -102,6 +103,23 @@ impl OpenFolder {
             Ok(())
         });
         is_listed || !matches!(failure, Ok(None))
+    }
+
+    /// A number which depends on all names in the folder for which `counts` is true, and not on their order. None if the
+    /// folder cannot be listed to its end.
+    pub fn names_digest(&self, counts: impl Fn(&CStr) -> bool) -> Option<u64> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let handle = openat(&self.handle, c".", flags, Mode::empty()).ok()?;
+        let mut digest = 0_u64;
+        let failure = each_entry::<Infallible>(&handle, |name, _| {
+            if counts(name) {
+                let mut hasher = DefaultHasher::new();
+                name.hash(&mut hasher);
+                digest = digest.wrapping_add(hasher.finish());
+            }
+            Ok(())
+        });
+        matches!(failure, Ok(None)).then_some(digest)
     }
 
     /// Whether the folder was deleted, or replaced by another one. The root of a volume is never deleted: if its handle

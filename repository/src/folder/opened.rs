@@ -53,13 +53,18 @@ impl Opened {
 
     /// The current metadata of the file.
     pub fn current_stat(&self) -> rustix::io::Result<Statx> {
-        stat_of(&self.file)
+        current_stat_of(&self.file)
     }
 
     /// Whether the file was deleted or renamed, and no other file has its name.
     pub fn is_gone(&self) -> bool {
         self.folder.look_up(&self.name, Identity::of(&self.stat)) == Presence::Gone
     }
+}
+
+/// The metadata of an open file or folder as its server has it now, and not as a network file system's cache has it.
+pub(super) fn current_stat_of(handle: impl std::os::fd::AsFd) -> rustix::io::Result<Statx> {
+    statx(handle, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS)
 }
 
 /// The metadata of an open file or folder.

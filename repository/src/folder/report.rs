@@ -58,6 +58,9 @@ pub struct StoredFolder {
     pub attributes_refused: Option<String>,
     /// Files which changed while they were read. The stored content of each may mix old and new data.
     pub changed: Troubles,
+    /// Folders which changed between their listing and the end of the walk through them. An entry which was created in, or
+    /// moved into, such a folder meanwhile may be missing from the snapshot.
+    pub changed_folders: Troubles,
     /// Entries which were deleted between the listing of their folder and the moment they were read, as happens in a
     /// folder in use.
     pub vanished: u64,

@@ -27,7 +27,7 @@ use super::{
     listing::{Listed, Listing},
     metadata::{self, Attributes, Observed, attributes},
     open_folder::{Identity, OpenFolder, Presence},
-    opened::{Opened, stat_of},
+    opened::{Opened, current_stat_of},
     storage::{file_system_of, is_systems_own},
 };
 use crate::{
@@ -56,6 +56,10 @@ pub(super) struct Found {
 struct Level {
     folder: Arc<OpenFolder>,
     names: Listing,
+    /// The folder's metadata before it was listed.
+    stat: Statx,
+    /// For the root: a digest of its names without Stowaway's own, which a restore step creates and deletes there.
+    digest: Option<u64>,
 }
 
 /// The walk. Its first entry is the folder itself, with the given name.
@@ -113,7 +117,7 @@ impl Walk {
         // The path of the folder itself may be a link.
         let handle = rustix::fs::open(folder, FOLDER.difference(OFlags::NOFOLLOW), Mode::empty());
         let handle = handle.map_err(|error| unreadable(error.into()))?;
-        let stat = stat_of(&handle).map_err(|error| unreadable(error.into()))?;
+        let stat = current_stat_of(&handle).map_err(|error| unreadable(error.into()))?;
         let device = metadata::device_of(&stat);
         let file_system = file_system_of(&handle);
         let (levels, path) = (Vec::new(), PathBuf::new());
@@ -125,7 +129,9 @@ impl Walk {
         let handle = File::from(handle);
         let attributes = walk.attributes_of_open(&PathBuf::new(), &handle, EntryClass::Folder, || true);
         walk.root = Some(metadata::node(name, &stat, NodeType::Dir, attributes, walk.observed()));
-        walk.levels.push(Level { folder: Arc::new(OpenFolder::root(handle.into(), &stat)), names });
+        let folder = Arc::new(OpenFolder::root(handle.into(), &stat));
+        let digest = folder.names_digest(|name| !is_restore_entry(name));
+        walk.levels.push(Level { folder, names, stat, digest });
         Ok(walk)
     }
 
@@ -181,7 +187,7 @@ impl Walk {
             }
             Err(skipped) => return Err(skipped),
         };
-        let stat = stat_of(&handle).map_err(Skipped::of("read its metadata"))?;
+        let stat = current_stat_of(&handle).map_err(Skipped::of("read its metadata"))?;
         let presence = || above.look_up(name, Identity::of(&stat));
         let names = if self.is_mounted(&stat) {
             self.stats.mounted(&path);
@@ -206,9 +212,22 @@ impl Walk {
         let attributes = self.attributes_of_open(&path, &handle, EntryClass::Folder, is_there);
         let node = metadata::node(os_str(name), &stat, NodeType::Dir, attributes, self.observed());
         let folder = OpenFolder::below(&above, name, handle.into(), &stat);
-        self.levels.push(Level { folder: Arc::new(folder), names });
+        self.levels.push(Level { folder: Arc::new(folder), names, stat, digest: None });
         self.path.clone_from(&path);
         Ok(Found { path, node, file: None })
+    }
+
+    /// Leaves the innermost folder, and records whether it changed since it was listed.
+    fn leave(&mut self) {
+        let Some(Level { folder, stat, digest, .. }) = self.levels.pop() else { return };
+        let path = if self.path.as_os_str().is_empty() { Path::new(".") } else { self.path.as_path() };
+        match current_stat_of(folder.handle()) {
+            Ok(now) if times_of(&now) == times_of(&stat) => {}
+            Ok(_) if digest.is_some() && digest == folder.names_digest(|name| !is_restore_entry(name)) => {}
+            Ok(_) => self.stats.folder_changed(path, "entries may have been added, moved or deleted"),
+            Err(error) => self.stats.folder_changed(path, format!("failed to look at it again: {error}")),
+        }
+        self.path.pop();
     }
 
     fn open(&self, name: &CStr, path: PathBuf) -> Result<Found, Skipped> {
@@ -300,8 +319,7 @@ impl Iterator for Walk {
             let Listed { name, is_folder } = match level.names.next_entry() {
                 Ok(Some(listed)) => listed,
                 Ok(None) => {
-                    self.levels.pop();
-                    self.path.pop();
+                    self.leave();
                     continue;
                 }
                 Err(error) => return Some(Err(error)),
@@ -346,6 +364,11 @@ impl Iterator for Walk {
 
 fn os_str(name: &CStr) -> &OsStr {
     OsStr::from_bytes(name.to_bytes())
+}
+
+/// The times of the last change of a folder's entries, and of its metadata. Reading changes neither.
+fn times_of(stat: &Statx) -> [(i64, u32); 2] {
+    [&stat.stx_mtime, &stat.stx_ctime].map(|time| (time.tv_sec, time.tv_nsec))
 }
 
 /// Whether an entry belongs to a restore step.

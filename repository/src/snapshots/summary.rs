@@ -37,7 +37,7 @@ impl SnapshotSummary {
         self.identity.tags.iter().any(|tag| tag == SnapshotIdentity::INCOMPLETE)
     }
 
-    /// Whether its volume was empty or had lost most of its content.
+    /// Whether its volume was empty or had lost most of its content, or a Restore into its command had failed.
     pub fn is_suspect(&self) -> bool {
         self.identity.has_tag(SnapshotIdentity::SUSPECT)
     }

@@ -3,6 +3,7 @@
 mod api;
 mod claim_mark;
 mod ended;
+mod scaling;
 mod unfilled;
 mod unstarted;
 

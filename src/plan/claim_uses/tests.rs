@@ -1,6 +1,7 @@
 //! Tests that the uses of a claim are derived from Jobs, pods, `VolumeSnapshot`s and Restores, and from nothing else.
 
 mod commands;
+mod half_restored;
 mod steps;
 
 use serde_json::{Value, json};

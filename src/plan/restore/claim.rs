@@ -56,6 +56,9 @@ pub struct ObservedScale {
     pub replicas: i32,
     /// The number of existing pods, including those which are ending.
     pub pods: usize,
+    /// Whether Kubernetes deletes the claims of the workload's pods when it is scaled down; `None` if the controller
+    /// may not read that.
+    pub deletes_claims: Option<bool>,
 }
 
 /// The name of the target claim, if a Restore has created it and none has filled it.

@@ -1,5 +1,6 @@
-//! Pods which start while a Restore writes into their claim: the Restore is not green, because they may have written
-//! between the restored entries. Pods which mount the claim before the Job starts are refused by `claim`.
+//! What happens to a claim while a Restore writes into it. The Restore is not green if other pods start on the claim,
+//! because they may have written between the restored entries, or if the claim does not remain. Pods which mount the
+//! claim before the Job starts are refused by `claim`.
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -36,7 +37,29 @@ pub(super) fn pod_beside(
     })
 }
 
-/// Downgrades the verdict of a green Restore if a container of another pod ran on its claim while its Job ran. A
+/// The UID of the target claim; empty if there is none.
+pub(super) fn claim_uid(facts: RestoreFacts<'_>) -> String {
+    facts.claim.and_then(|facts| facts.claim?.uid()).unwrap_or_default()
+}
+
+/// Why the claim does not keep what the Job has written into it. `uid`: that of the claim when the Job started; empty
+/// if it is unknown.
+pub(super) fn lost_claim(facts: RestoreFacts<'_>, (name, uid): (&str, &str)) -> Option<String> {
+    let of_claim = facts.claim?;
+    let present = claim_uid(facts);
+    let what = match of_claim.claim {
+        None => "was deleted",
+        Some(_) if !uid.is_empty() && !present.is_empty() && uid != present => "was deleted and created again",
+        Some(claim) if claim.metadata.deletion_timestamp.is_some() => "is being deleted",
+        Some(_) => return None,
+    };
+    Some(format!(
+        "claim {name} {what} by another author since the restore began, and what was restored is deleted with it: stop \
+         the tool which deletes the claim, and restore again"
+    ))
+}
+
+/// Downgrades the verdict if the claim does not remain, or if a container of another pod ran on it while the Job ran. A
 /// Restore with `overwrite` may have such pods, unless it keeps a workload down. Returns reason and message for the
 /// condition.
 pub(super) fn report_use(
@@ -47,18 +70,21 @@ pub(super) fn report_use(
     now: Timestamp,
 ) -> Option<(String, String)> {
     let to = restore.spec.to.as_ref()?.claim.as_ref()?;
-    if to.overwrite && restore.spec.scale_down.is_none() {
-        return None;
-    }
-    status.outcome.verdict.filter(|verdict| verdict.is_green())?;
-    let (pod, first) = pod_beside(facts, (job, &to.name), now)?;
+    let verdict = status.outcome.verdict.filter(|verdict| *verdict != Verdict::Failed)?;
+    let why = match lost_claim(facts, (&to.name, &status.claim_uid)) {
+        Some(why) => why,
+        None if !verdict.is_green() || to.overwrite && restore.spec.scale_down.is_none() => return None,
+        None => {
+            let (pod, first) = pod_beside(facts, (job, &to.name), now)?;
+            format!(
+                "pod {pod} mounts claim {} and started at {first}, while the restore ran, so it may have written into \
+                 the claim: end it, empty the claim, and restore again (spec.scaleDown keeps a workload down meanwhile)",
+                to.name
+            )
+        }
+    };
     let outcome = &mut status.outcome;
-    let use_beside = format!(
-        "pod {pod} mounts claim {} and started at {first}, while the restore ran, so it may have written into \
-         the claim: end it, empty the claim, and restore again (spec.scaleDown keeps a workload down meanwhile)",
-        to.name
-    );
-    outcome.message = with_statement(&outcome.message, &use_beside);
+    outcome.message = with_statement(&outcome.message, &why);
     outcome.verdict = Some(Verdict::Incomplete);
     outcome.reason = Reason::TargetInUse.to_string();
     Some((outcome.reason.clone(), outcome.message.clone()))

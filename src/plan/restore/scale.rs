@@ -1,9 +1,10 @@
 //! Scales a workload to 0 before a Restore, and back to its replicas after it, with any result.
 //!
 //! The replicas are written into an annotation of the Restore before the workload is scaled, together with a finalizer
-//! which keeps the Restore until the workload is scaled back. So neither a restart of the controller nor a deletion of
-//! the Restore leaves the workload down. The annotation is written once, by a patch with the resource version which it
-//! is based on, so that two controllers cannot overwrite each other's number. The status only shows the number.
+//! which keeps the Restore until the workload is scaled back, however often that is refused. So neither a restart of the
+//! controller nor a deletion of the Restore leaves the workload down. The annotation is written once, by a patch with
+//! the resource version which it is based on, so that two controllers cannot overwrite each other's number. The status
+//! only shows the number.
 
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use super::{
     ObservedScale, RestoreFacts,
     claim::{self, refused},
     in_use::pod_beside,
+    set_conditions,
     target::StartError,
 };
 use crate::{
@@ -23,7 +25,7 @@ use crate::{
     plan::{
         actions::{Actions, EventRecord, ScaleTo},
         jobs::{JobState, ObservedJob, job_state},
-        text::{later, until},
+        text::{clip, later, until, with_statement},
     },
 };
 
@@ -32,6 +34,8 @@ pub(super) const LIMIT: Duration = Duration::from_mins(5);
 const REQUEUE_PAUSE: Duration = Duration::from_secs(2);
 /// How often the workload is checked while the Job runs, because the controller does not watch workloads.
 const RUNNING_REQUEUE: Duration = Duration::from_secs(10);
+/// How often scaling back is tried again.
+const REFUSED_REQUEUE: Duration = Duration::from_mins(1);
 
 /// The name of another Restore of the namespace which has scaled the same workload down, and not back yet.
 pub fn scaled_down_by(restore: &Restore, restores: &[Restore]) -> Option<String> {
@@ -123,9 +127,12 @@ pub(super) fn ensure_down(
             actions.requeue_within(REQUEUE_PAUSE);
             return Ok(Some(format!("waits for Restore {other}, which has {kind} {name} scaled to 0")));
         }
-        let Some(ObservedScale { uid, replicas, .. }) = observed else {
+        let Some(observed @ ObservedScale { uid, replicas, .. }) = observed else {
             return Err(refused(Reason::InvalidRequest, format!("there is no {kind} {name} in this namespace")));
         };
+        if let Some(why) = deletes_claims(scale_down, observed) {
+            return Err(refused(Reason::InvalidRequest, why));
+        }
         actions.restore.hold = Some(format!("{uid} {replicas}"));
         status.scaled = Some(scaled(uid.clone(), *replicas, now));
         // The workload is scaled only after the annotation is written.
@@ -161,6 +168,27 @@ pub(super) fn ensure_down(
     }
     actions.requeue_within(REQUEUE_PAUSE.min(until(deadline, now)));
     Ok(Some(format!("{waiting} are ending")))
+}
+
+/// Why the workload must not be scaled down, if Kubernetes would delete the claims of its pods then, among them those
+/// which the Restore does not concern.
+fn deletes_claims(scale_down: &ScaleDown, observed: &ObservedScale) -> Option<String> {
+    let ScaleDown { kind, name } = scale_down;
+    let policy = "spec.persistentVolumeClaimRetentionPolicy.whenScaled";
+    match observed.deletes_claims {
+        Some(false) => None,
+        // A workload which is down is not scaled.
+        _ if observed.replicas == 0 && observed.pods == 0 => None,
+        Some(true) => Some(format!(
+            "Kubernetes deletes the claims of the pods of {kind} {name} when it is scaled down ({policy} is Delete); \
+             nothing was changed: set it to Retain, and restore again"
+        )),
+        None => Some(format!(
+            "the controller may not list StatefulSets, so it is unknown whether {kind} {name} deletes the claims of \
+             its pods when it is scaled down ({policy}); nothing was changed: apply the manifests of Stowaway again, which \
+             contain that right, and restore again"
+        )),
+    }
 }
 
 fn scaled_since(status: &RestoreStatus, now: Timestamp) -> Timestamp {
@@ -224,6 +252,58 @@ pub(super) fn scale_back(
         scaled.is_back = true;
     }
     actions.restore.release |= is_held;
+}
+
+/// Adds to the result of a Restore that the API server has not carried out the planned scaling. Scaling back is planned
+/// again, and the finalizer stays until then. A workload which another client has scaled up beside the Job is reported
+/// by [`report_disturbance`].
+pub fn scaling_refused(status: &mut RestoreStatus, actions: &mut Actions, error: &str, now: Timestamp) {
+    let (Some(ScaleTo { kind, name, replicas }), Some(scaled)) = (&actions.restore.scale, &mut status.scaled) else {
+        return;
+    };
+    if *replicas == 0 {
+        return;
+    }
+    scaled.is_back = false;
+    let problem = format!("{kind} {name} could not be scaled back to {replicas} replicas");
+    let next = format!(
+        "it is tried again every minute until the workload has replicas; to do it yourself: kubectl scale {}/{name} \
+         --replicas={replicas}",
+        kind.to_string().to_lowercase()
+    );
+    actions.restore.release = false;
+    // They report the planned verdict, and that the workload was scaled back.
+    actions.events.clear();
+    actions.requeue_after = None;
+    actions.requeue_within(REFUSED_REQUEUE);
+    if status.outcome.message.contains(&problem) {
+        return;
+    }
+    let outcome = &mut status.outcome;
+    // First, because a long message is cut.
+    let statement = format!("{problem} when the restore ended ({error}); {next}");
+    outcome.message = clip(&with_statement(&statement, &outcome.message));
+    if outcome.verdict == Some(Verdict::Succeeded) {
+        outcome.verdict = Some(Verdict::Incomplete);
+        outcome.reason = Reason::NotScaledBack.to_string();
+    }
+    if outcome.verdict.is_none() {
+        // The Restore is being deleted.
+        actions.events.push(EventRecord {
+            is_warning: true,
+            reason: Reason::NotScaledBack.to_string(),
+            action: "Restore",
+            note: clip(&statement),
+            job: status.job.clone(),
+        });
+        return;
+    }
+    let condition = (outcome.reason.clone(), outcome.message.clone());
+    let ended = status.completion_time.clone();
+    let requeue_after = actions.requeue_after;
+    set_conditions(status, actions, &condition, now);
+    status.completion_time = ended.or(status.completion_time.take());
+    actions.requeue_after = requeue_after;
 }
 
 /// The name of the Job, if it is not over.

@@ -131,6 +131,20 @@ fn source_that_shrank_loses_nothing_until_that_is_usual() {
 }
 
 #[test]
+fn two_snapshots_suffice_to_keep_the_larger_one_of_a_stream() {
+    let dropped = |sizes: &[u64], tag: &str| {
+        let all = daily("a", u32::try_from(sizes.len()).unwrap());
+        let all: Vec<Owned> = all.into_iter().zip(sizes).map(|(one, bytes)| one.of_bytes(*bytes).tagged(tag)).collect();
+        drops(&last(1), &all).len()
+    };
+    assert_eq!(dropped(&[10_000_000, 999_999], "sha256=ab"), 0);
+    assert_eq!(dropped(&[10_000_000, 1_000, 1_000], "sha256=ab"), 0, "also for the backup after it");
+    assert_eq!(dropped(&[10_000_000, 1_000_000], "sha256=ab"), 1, "90 % is not more than 90 %");
+    assert_eq!(dropped(&[60_000, 10], "sha256=ab"), 1, "small ones vary");
+    assert_eq!(dropped(&[10_000_000, 999_999], "other=ab"), 1, "a volume would be suspect");
+}
+
+#[test]
 fn suspect_snapshots_drop_nothing_and_are_reported_until_a_good_one_follows() {
     let sized: Vec<Owned> = daily("a", 6).into_iter().map(|one| one.of_bytes(10_000_000)).collect();
     let mut all = sized.clone();

@@ -311,7 +311,9 @@ fn not_good_newest(history: &[SnapshotRecord<'_>], now: Timestamp) -> Option<Com
         Quality::Proven | Quality::Safety | Quality::FromFuture => return None,
         Quality::Unproven => "is not proven complete",
         Quality::Incomplete => "lacks files which could not be read",
-        Quality::Suspect => "is suspect: the volume was empty, or had lost most of its content",
+        Quality::Suspect => {
+            "is suspect: the volume was empty or had lost most of its content, or a Restore into the source had failed"
+        }
     };
     let last = newest_good(history.iter().copied(), now).map_or_else(
         || "there is no good snapshot".to_owned(),
@@ -324,7 +326,8 @@ fn not_good_newest(history: &[SnapshotRecord<'_>], now: Timestamp) -> Option<Com
     )];
     remedy.push(match newest.quality(now) {
         Quality::Suspect => format!(
-            "if the loss is intended: restic tag --remove suspect {}; otherwise restore the last good snapshot",
+            "if its content is right or the loss is intended: restic tag --remove suspect {}; otherwise restore the last \
+             good snapshot",
             newest.short_id()
         ),
         _ => "a container with sh, or the sidecar, makes dumps provable; unreadable files need another user of the \

@@ -23,13 +23,23 @@ pub(super) struct Account {
 
 /// The verdict on what was stored of `source`.
 pub(super) fn account_for(stored: &StoredFolder, source: &str) -> Account {
-    let StoredFolder { unreadable, mounts, without_attributes, changed, vanished_folders, passed_over, .. } = stored;
+    let StoredFolder {
+        unreadable,
+        mounts,
+        without_attributes,
+        changed,
+        changed_folders,
+        vanished_folders,
+        passed_over,
+        ..
+    } = stored;
     let lists = [
         ("not read", unreadable),
         ("not stored", mounts),
         ("attributes not stored", without_attributes),
         ("deleted before it was read", vanished_folders),
         ("changed while it was read", changed),
+        ("changed while the walk was in it", changed_folders),
         ("skipped", passed_over),
     ];
     let warnings =
@@ -54,7 +64,16 @@ pub(super) fn account_for(stored: &StoredFolder, source: &str) -> Account {
 
 /// The sentences of the message, the most harmful first, because a long message is truncated at its end.
 fn sentences(stored: &StoredFolder, source: &str) -> Vec<String> {
-    let StoredFolder { unreadable, mounts, without_attributes, changed, vanished_folders, passed_over, .. } = stored;
+    let StoredFolder {
+        unreadable,
+        mounts,
+        without_attributes,
+        changed,
+        changed_folders,
+        vanished_folders,
+        passed_over,
+        ..
+    } = stored;
     let mut sentences = Vec::new();
     if unreadable.count > 0 {
         sentences.push(format!(
@@ -99,6 +118,15 @@ fn sentences(stored: &StoredFolder, source: &str) -> Vec<String> {
              use a snapshot of the volume (stowaway.dev/volume-snapshot-class) or a dump (stowaway.dev/backupcommand)",
             counted(changed.count, "file changed", "files changed"),
             list(changed, NAMED, named)
+        ));
+    }
+    if changed_folders.count > 0 {
+        let (one, many) = ("folder changed while it was read", "folders changed while they were read");
+        sentences.push(format!(
+            "{}, so entries that were added or moved meanwhile may be missing: {}; for a point-in-time copy use a snapshot \
+             of the volume (stowaway.dev/volume-snapshot-class)",
+            counted(changed_folders.count, one, many),
+            list(changed_folders, NAMED, path)
         ));
     }
     if passed_over.count > 0 {
@@ -198,6 +226,10 @@ mod tests {
     fn findings_without_fault_of_the_run_are_green_and_named() {
         for (noted, expected) in [
             (StoredFolder { changed: troubles(2, "db.sqlite", "it was written to"), ..stored() }, "db.sqlite (it was"),
+            (
+                StoredFolder { changed_folders: troubles(1, "new", "changed"), ..stored() },
+                "1 folder changed while it was read, so entries that were added or moved meanwhile may be missing: new",
+            ),
             (StoredFolder { vanished: 3, ..stored() }, "7 files are stored, 3 entries were deleted"),
             (
                 StoredFolder { vanished: 1, vanished_folders: troubles(1, "cache", "gone"), ..stored() },

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::symlink};
 use jiff::SignedDuration;
 
 use super::*;
-use crate::StoredFolder;
+use crate::{StoredFolder, folder::opened::stat_of};
 
 /// Walks through a folder and calls `change` after the entry with a path was found. Returns the found paths and the
 /// statistics.
@@ -172,4 +172,29 @@ fn file_that_is_replaced_by_a_pipe_is_not_waited_for() {
     fs::remove_file(directory.path().join("file")).unwrap();
     rustix::fs::mknodat(&*folder, "file", FileType::Fifo, Mode::RUSR, 0).unwrap();
     assert_eq!(opened.open_again().unwrap_err(), Errno::NXIO);
+}
+
+#[test]
+fn folder_that_gets_an_entry_after_it_was_listed_is_named() {
+    let directory = folder_with(&["a/", "a/1", "b/", "b/2026"]);
+    let path = |name: &str| directory.path().join(name);
+    // The clock of a file system is coarse, so that the time of the folder must differ by more than its resolution.
+    let make_old = || File::open(path("a")).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+    make_old();
+    let (_, collected) = walk(directory.path(), "", || {});
+    assert_eq!(collected.changed_folders.count, 0, "reading changes nothing: {collected:?}");
+    let (found, collected) = walk(directory.path(), "a/1", || fs::rename(path("b/2026"), path("a/2026")).unwrap());
+    assert_eq!(found, ["", "a", "a/1", "b"]);
+    assert_eq!((collected.changed_folders.count, collected.vanished), (1, 0), "{collected:?}");
+    assert_eq!(collected.changed_folders.first[0].path, "a");
+}
+
+#[test]
+fn restore_entries_in_the_root_are_no_change_of_it() {
+    let directory = folder_with(&["a"]);
+    let changed = |name: &str| {
+        File::open(directory.path()).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        walk(directory.path(), "a", || fs::write(directory.path().join(name), "").unwrap()).1.changed_folders.count
+    };
+    assert_eq!((changed(RESTORE_LOCK), changed("z")), (0, 1));
 }

@@ -1,7 +1,11 @@
 //! Tests that a source is not backed up while it is being restored, by the restore step of a pod or into a command.
 
 use super::*;
-use crate::plan::{fixtures::stepping, sources::UnfilledClaim};
+use crate::plan::{
+    OwnRuns,
+    fixtures::{ended_restore, stepping},
+    sources::UnfilledClaim,
+};
 
 /// The claim `casks`, whose mark has this value.
 fn unfilled(restore: &str) -> UnfilledClaim {
@@ -53,7 +57,7 @@ fn step_is_named_even_if_no_pod_could_read_the_claim() {
 fn command_waits_for_a_restore_into_it_as_long_as_that_takes() {
     let mut world = World::new(&[MILL, WELL]);
     let undo = crate::plan::fixtures::restore(&json!({ "from": { "source": MILL } }));
-    world.uses = ClaimUses::of(crate::plan::OwnRuns { restores: &[undo], ..Default::default() });
+    world.uses = ClaimUses::of(OwnRuns { restores: &[undo], ..Default::default() });
     world.step(0);
     let started: Vec<String> = world.step(0).start.into_iter().map(|start| start.source).collect();
     assert_eq!(started, [WELL]);
@@ -138,7 +142,7 @@ fn dump_of_a_pod_is_stored_once_its_claim_is_filled_however_long_the_restore_tak
     let mut world = World::new(&[MILL]);
     world.sources.sources[0].unfilled = Some(unfilled("undo"));
     let undo = crate::plan::fixtures::restore(&json!({ "from": { "source": MILL } }));
-    world.uses = ClaimUses::of(crate::plan::OwnRuns { restores: &[undo], ..Default::default() });
+    world.uses = ClaimUses::of(OwnRuns { restores: &[undo], ..Default::default() });
     world.step(0);
     assert!(world.step(0).start.is_empty());
     assert!(world.step(3600).start.is_empty());
@@ -157,4 +161,81 @@ fn mark_with_a_text_of_another_author_is_not_repeated() {
     world.step(0);
     let message = &world.source("pvc/casks").outcome.message;
     assert!(message.contains("a Restore has created claim casks") && !message.contains("well"), "{message}");
+}
+
+/// The uses of Restores which have ended.
+fn ended(restores: &[crate::api::Restore]) -> ClaimUses {
+    ClaimUses::of(OwnRuns { restores, ..OwnRuns::default() })
+}
+
+#[test]
+fn device_that_a_failed_restore_has_half_written_is_not_stored() {
+    let to_cask = json!({ "from": { "source": "pvc/cask" }, "to": { "claim": { "name": "cask", "overwrite": true } } });
+    let restore = |name: &str, end, seconds| ended_restore(name, &to_cask, end, seconds);
+    let failed = || restore("undo-1", (Verdict::Failed, Reason::ResultLost), 10);
+    for (is_device, restores, is_stored) in [
+        (true, vec![failed()], false),
+        (true, vec![failed(), restore("undo-2", (Verdict::Succeeded, Reason::Completed), 20)], true),
+        (true, vec![restore("undo-1", (Verdict::Failed, Reason::TargetNotEmpty), 10)], true),
+        // The user has deleted the Restore.
+        (true, vec![], true),
+        // Files have marks of the restore beside them.
+        (false, vec![failed()], true),
+    ] {
+        let mut world = World::new(&["pvc/cask"]);
+        world.sources.sources[0].target = Some(Target::Claim(ClaimMount { device: is_device, ..mount("cask") }));
+        world.uses = ended(&restores);
+        world.step(0);
+        assert_eq!(world.step(0).start.len(), usize::from(is_stored), "{is_device} {}", restores.len());
+        if is_stored {
+            continue;
+        }
+        world.step(300);
+        let outcome = &world.source("pvc/cask").outcome;
+        assert_eq!((outcome.reason.as_str(), outcome.verdict), ("RestoreUnfinished", Some(Verdict::Failed)));
+        for part in [
+            "Restore undo-1 into the block device of claim cask failed at",
+            "(ResultLost)",
+            "restores.stowaway.dev undo-1",
+        ] {
+            assert!(outcome.message.contains(part), "{part}: {}", outcome.message);
+        }
+    }
+}
+
+#[test]
+fn dump_after_a_failed_restore_into_its_command_is_suspect_and_names_the_restore() {
+    let into_mill = json!({ "from": { "source": MILL } });
+    let failed = ended_restore("undo-1", &into_mill, (Verdict::Failed, Reason::CommandFailed), 10);
+    let repeated = ended_restore("undo-2", &into_mill, (Verdict::Succeeded, Reason::Completed), 20);
+    for (restores, is_suspect) in [(vec![failed.clone()], true), (vec![failed, repeated], false), (vec![], false)] {
+        let mut world = World::new(&[MILL, WELL]);
+        world.sources.sources[0].note = "dumped is pod-a".into();
+        world.uses = ended(&restores);
+        world.step(0);
+        let start = world.step(0).start;
+        assert_eq!(start.len(), 2, "dumps are still stored");
+        for job in start {
+            let is_marked = is_suspect && job.source == MILL;
+            let TaskKind::Backup { identity, .. } = &job.task else { panic!("{:?}", job.task) };
+            assert_eq!(identity.has_tag("suspect"), is_marked, "{}", job.source);
+            assert_eq!(job.note.contains("Restore undo-1 into this command failed at"), is_marked, "{}", job.note);
+            assert_eq!(job.note.starts_with("dumped is pod-a"), job.source == MILL, "{}", job.note);
+        }
+    }
+}
+
+/// The mount of a claim which holds files.
+fn mount(claim: &str) -> ClaimMount {
+    ClaimMount {
+        claim: claim.into(),
+        device: false,
+        pod: "pod-a".into(),
+        node: None,
+        tolerations: vec![],
+        user: (70, None),
+        groups: vec![],
+        se_linux: None,
+        snapshot: None,
+    }
 }

@@ -2,6 +2,7 @@
 //! is always scaled back.
 
 mod held;
+mod lost;
 mod made;
 mod runs_as;
 mod uses;
@@ -278,7 +279,7 @@ fn run_is_root_unless_namespace_or_user_wants_it_otherwise() {
 fn scaled_down(replicas: i32, pods: usize) -> Cellar {
     let scale_down = json!({ "scaleDown": { "kind": "StatefulSet", "name": "pump" } });
     let mut cellar = Cellar::new(&json!({}), &scale_down);
-    cellar.scale = Some(ObservedScale { uid: "uid-of-pump".into(), replicas, pods });
+    cellar.scale = Some(ObservedScale { uid: "uid-of-pump".into(), replicas, pods, deletes_claims: Some(false) });
     cellar
 }
 
@@ -366,7 +367,9 @@ fn workload_that_is_gone_or_another_one_by_now_is_left_alone() {
     cellar.scale = None;
     assert_eq!(cellar.failed_for(0), "InvalidRequest");
 
-    for other in [None, Some(ObservedScale { uid: "another".into(), replicas: 0, pods: 0 })] {
+    for other in
+        [None, Some(ObservedScale { uid: "another".into(), replicas: 0, pods: 0, deletes_claims: Some(false) })]
+    {
         let mut cellar = scaled_down(3, 0);
         cellar.step(0);
         cellar.step(1);

@@ -93,7 +93,8 @@ fn restore_beside_which_the_workload_ran_is_not_green() {
         cellar.world.jobs = vec![job(&name, &Scene::Runs)];
         disturb(cellar.scale.as_mut().unwrap());
         cellar.step(3);
-        *cellar.scale.as_mut().unwrap() = ObservedScale { uid: "uid-of-pump".into(), replicas: 0, pods: 0 };
+        *cellar.scale.as_mut().unwrap() =
+            ObservedScale { uid: "uid-of-pump".into(), replicas: 0, pods: 0, deletes_claims: Some(false) };
         cellar.world.jobs.clear();
         cellar.ends(&proven());
         cellar.step(60);
@@ -176,7 +177,7 @@ fn workload_that_was_replaced_after_it_was_scaled_down_is_refused() {
     let mut cellar = scaled_down(3, 3);
     cellar.step(0);
     cellar.step(1);
-    cellar.scale = Some(ObservedScale { uid: "another".into(), replicas: 3, pods: 4 });
+    cellar.scale = Some(ObservedScale { uid: "another".into(), replicas: 3, pods: 4, deletes_claims: Some(false) });
     assert_eq!(cellar.failed_for(2), "TargetInUse");
     let message = &cellar.status().outcome.message;
     assert!(message.contains("StatefulSet pump was deleted and created again"), "{message}");
@@ -188,7 +189,8 @@ fn job_starts_only_when_no_pod_mounts_the_claim_that_the_workload_was_scaled_dow
     for (gone, is_late) in [(false, false), (false, true), (true, false), (true, true)] {
         let scale_down = json!({ "scaleDown": { "kind": "StatefulSet", "name": "pump" } });
         let mut cellar = Cellar::new(&json!({ "overwrite": true }), &scale_down);
-        cellar.scale = Some(ObservedScale { uid: "uid-of-pump".into(), replicas: 1, pods: 0 });
+        cellar.scale =
+            Some(ObservedScale { uid: "uid-of-pump".into(), replicas: 1, pods: 0, deletes_claims: Some(false) });
         cellar.step(0);
         cellar.step(1);
         // The pods of a workload which was deleted are still ending.
@@ -214,7 +216,7 @@ fn job_starts_only_when_no_pod_mounts_the_claim_that_the_workload_was_scaled_dow
 fn overwrite_with_scale_down_beside_a_pod_on_the_claim_is_not_green() {
     let scale_down = json!({ "scaleDown": { "kind": "StatefulSet", "name": "pump" } });
     let mut cellar = Cellar::new(&json!({ "overwrite": true }), &scale_down);
-    cellar.scale = Some(ObservedScale { uid: "uid-of-pump".into(), replicas: 0, pods: 0 });
+    cellar.scale = Some(ObservedScale { uid: "uid-of-pump".into(), replicas: 0, pods: 0, deletes_claims: Some(false) });
     cellar.step(0);
     cellar.started(1);
     let mut pod = user("late");
@@ -245,4 +247,91 @@ fn pod_that_ended_before_the_job_began_or_does_not_mount_the_claim_disturbs_no_r
         cellar.step(60);
         assert_eq!(cellar.status().outcome.verdict, Some(Verdict::Succeeded), "{phase}");
     }
+}
+
+#[test]
+fn stateful_set_that_deletes_its_claims_is_never_scaled_down() {
+    for (replicas, pods, deletes_claims, expected) in [
+        (3, 3, Some(true), Some("whenScaled is Delete")),
+        // Another client scales it down at the moment.
+        (0, 1, Some(true), Some("set it to Retain")),
+        (3, 3, None, Some("may not list StatefulSets")),
+        (3, 3, Some(false), None),
+        (0, 0, Some(true), None),
+        (0, 0, None, None),
+    ] {
+        let mut cellar = scaled_down(replicas, pods);
+        cellar.scale.as_mut().unwrap().deletes_claims = deletes_claims;
+        let actions = cellar.step(0);
+        let outcome = &cellar.status().outcome;
+        let Some(expected) = expected else {
+            assert!(actions.restore.hold.is_some() && outcome.verdict.is_none(), "{outcome:?}");
+            continue;
+        };
+        assert_eq!((outcome.verdict, outcome.reason.as_str()), (Some(Verdict::Failed), "InvalidRequest"));
+        assert!(outcome.message.contains(expected) && outcome.message.contains("nothing was changed"), "{outcome:?}");
+        assert!(actions.restore == RestoreActions::default() && actions.start.is_empty(), "{actions:?}");
+        assert!(cellar.status().scaled.is_none());
+    }
+}
+
+#[test]
+fn workload_that_cannot_be_scaled_back_is_named_in_the_verdict_and_scaled_back_later() {
+    let incomplete = RunReport { verdict: Verdict::Incomplete, reason: Reason::MetadataNotKept, ..proven() };
+    for (report, verdict, reason) in [
+        (proven(), Verdict::Incomplete, "NotScaledBack"),
+        (incomplete, Verdict::Incomplete, "MetadataNotKept"),
+        (failure(Reason::StoreUnavailable), Verdict::Failed, "StoreUnavailable"),
+    ] {
+        let mut cellar = scaled_down(3, 0);
+        cellar.step(0);
+        cellar.step(1);
+        cellar.started(2);
+        cellar.ends(&report);
+        let mut first = None;
+        for second in [3, 63] {
+            let held = cellar.world.restore.metadata.clone();
+            let mut actions = cellar.step(second);
+            let mut status = cellar.status().clone();
+            scaling_refused(&mut status, &mut actions, "forbidden", at(second));
+            assert!(!actions.restore.release && actions.requeue_after.is_some(), "{actions:?}");
+            let notes: Vec<_> = actions.events.iter().map(|event| event.note.as_str()).collect();
+            assert!(!notes.iter().any(|note| note.contains("is scaled back")), "{notes:?}");
+            assert_eq!(notes.len(), usize::from(second == 3), "it is reported once: {notes:?}");
+            let scaled = status.scaled.as_ref().unwrap();
+            assert!(!scaled.is_back, "another Restore must not record the 0 replicas");
+            let outcome = &status.outcome;
+            assert_eq!((outcome.verdict, outcome.reason.as_str()), (Some(verdict), reason));
+            for part in [
+                "StatefulSet pump could not be scaled back to 3 replicas",
+                "forbidden",
+                "kubectl scale statefulset/pump --replicas=3",
+            ] {
+                assert!(outcome.message.contains(part), "{}", outcome.message);
+            }
+            assert!(!condition_is_true(&status.conditions, COMPLETE));
+            assert_eq!(first.get_or_insert(status.clone()), &status);
+            cellar.world.restore.status = Some(status);
+            cellar.world.restore.metadata = held;
+            cellar.scale.as_mut().unwrap().replicas = 0;
+        }
+        let actions = cellar.step(123);
+        assert_eq!(actions.restore.scale.unwrap().replicas, 3);
+        assert!(actions.restore.release && cellar.status().scaled.as_ref().unwrap().is_back);
+    }
+}
+
+#[test]
+fn deleted_restore_whose_workload_cannot_be_scaled_back_stays_and_states_why() {
+    let mut cellar = scaled_down(3, 0);
+    cellar.step(0);
+    cellar.step(1);
+    cellar.world.restore.metadata.deletion_timestamp = Some(Time(at(3)));
+    let mut actions = cellar.step(3);
+    let mut status = cellar.status().clone();
+    scaling_refused(&mut status, &mut actions, "forbidden", at(3));
+    assert!(!actions.restore.release && actions.events.iter().all(|event| event.is_warning), "{actions:?}");
+    assert_eq!(actions.events.len(), 1);
+    assert!(!status.scaled.unwrap().is_back && status.outcome.verdict.is_none());
+    assert!(status.outcome.message.contains("kubectl scale statefulset/pump"), "{}", status.outcome.message);
 }

@@ -132,6 +132,7 @@ fn claim_that_nothing_can_be_written_to_is_made_to_be_written_to() {
 fn size_that_is_a_guess_is_reported_with_the_verdict() {
     let mut cellar = after(&json!({}), &lookup_of(Some(10 << 30), None));
     assert_eq!(made(&mut cellar)["resources"]["requests"]["storage"], "16Gi");
+    cellar.claim = Some(claim(&json!({})));
     cellar.ends(&success());
     cellar.step(3);
     assert_eq!(cellar.status().outcome.verdict, Some(Verdict::Succeeded));
