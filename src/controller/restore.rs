@@ -299,7 +299,8 @@ async fn prepare(
         if !tolerates(to, &error) {
             return Err(error.into());
         }
-        tracing::warn!(namespace, name = restore.name_any(), "{error}");
+        let name = restore.name_any();
+        tracing::warn!(namespace, name, "Restore {namespace}/{name}: {error}");
         unscaled = Some(error);
     }
     let no_claim_made = match create_claim {
