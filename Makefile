@@ -15,12 +15,11 @@ soak bench bench-admission bench-repository bench-recognise: profile := release
 export STOWAWAY_BUILT = $(CARGO_TARGET_DIR)/$(patsubst dev,debug,$(profile))
 phase := e2e/phase
 # Selected from the whole workspace, because `--package` would compile dependencies again, with other features.
-disruptive := --workspace --test disruptive
-scenarios := --workspace --test scenarios
-# Both wait for most of the time: integration tests for programs, and scenarios for the cluster.
-run_scenarios := RUST_TEST_THREADS=6 $(phase) "scenarios" cargo test --no-fail-fast $(scenarios)
-units := RUST_TEST_THREADS=8 $(phase) --quiet "unit and integration tests" \
-	cargo test --no-fail-fast --workspace --lib --bins --test integration --test architecture --test truth
+disruptive := --test disruptive
+scenarios := --test scenarios
+# Both wait for much of the time: integration tests for programs, and scenarios for the cluster.
+run_scenarios := RUST_TEST_THREADS=6 $(phase) "scenarios" cargo test --no-fail-fast --workspace $(scenarios)
+units := RUST_TEST_THREADS=6 $(phase) --quiet "unit and integration tests" nice cargo test --no-fail-fast
 
 .NOTPARALLEL:
 
@@ -38,10 +37,10 @@ help: ## Lists the targets
 
 .PHONY: test
 test: lint compiled installed ## Runs lints, unit and integration tests, and all scenarios on the cluster
-	@# Side by side, because the disruptive scenarios run one at a time and mostly wait.
+	@# Side by side, because the disruptive scenarios run one at a time and mostly wait. The cluster comes first (`nice`).
 	@echo "running the unit and integration tests beside the disruptive scenarios ..."
 	@$(units) & units=$$!; status=0; \
-		$(phase) "disruptive scenarios" cargo test --no-fail-fast $(disruptive) || status=$$?; \
+		$(phase) "disruptive scenarios" cargo test --no-fail-fast --workspace $(disruptive) || status=$$?; \
 		wait $$units || status=$$?; exit $$status
 	@$(run_scenarios)
 	@$(phase) --report
@@ -63,12 +62,11 @@ build: own tools ## Builds the binary, and the helper that is injected into pods
 	@$(phase) "compiling stowaway" $(cargo) build --profile $(profile)
 	@$(phase) "compiling the helper" bash -c 'helper/build >/dev/null'
 
-# The binary as well. `build` before it would compile the dependencies twice, because those of the tests have more features.
+# Two selections, because each has features of the dependencies of its own.
 .PHONY: compiled
-compiled: own tools
-	@echo "compiling stowaway and its tests (minutes on a new machine) ..."
-	@$(phase) "compiling stowaway and the tests" $(cargo) test --workspace --no-run
-	@$(phase) "compiling the helper" bash -c 'helper/build >/dev/null'
+compiled: build
+	@$(phase) "compiling the tests" $(cargo) test --no-run
+	@$(phase) "compiling the scenarios" $(cargo) test --no-run --workspace $(disruptive) $(scenarios)
 
 .PHONY: lint
 lint: own tools deny ## Checks formatting, and runs clippy
@@ -77,7 +75,8 @@ lint: own tools deny ## Checks formatting, and runs clippy
 	@$(phase) "clippy" $(cargo) clippy --workspace --all-targets -- -D warnings
 
 .PHONY: unit
-unit: compiled ## Runs the tests that need no cluster, some of them with the real restic
+unit: build ## Runs the tests that need no cluster, some of them with the real restic
+	@$(phase) "compiling the tests" $(cargo) test --no-run
 	@$(subst --quiet ,,$(units))
 
 .PHONY: check
@@ -119,8 +118,9 @@ installed:
 	@$(phase) "installing stowaway" e2e/install
 
 .PHONY: e2e
-e2e: compiled installed ## Runs all scenarios on the cluster
-	@$(phase) "disruptive scenarios" cargo test --no-fail-fast $(disruptive)
+e2e: cluster ## Runs all scenarios on the cluster
+	@$(phase) "compiling the scenarios" $(cargo) test --no-run --workspace $(disruptive) $(scenarios)
+	@$(phase) "disruptive scenarios" cargo test --no-fail-fast --workspace $(disruptive)
 	@$(run_scenarios)
 
 .PHONY: demo
