@@ -36,7 +36,7 @@ help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 .PHONY: test
-test: lint compiled installed ## Runs lints, unit and integration tests, and all scenarios on the cluster
+test: lint compiled-units compiled-scenarios installed ## Runs lints, unit and integration tests, and all scenarios on the cluster
 	@# Side by side, because the disruptive scenarios run one at a time and mostly wait. The cluster comes first (`nice`).
 	@echo "running the unit and integration tests beside the disruptive scenarios ..."
 	@$(units) & units=$$!; status=0; \
@@ -62,10 +62,13 @@ build: own tools ## Builds the binary, and the helper that is injected into pods
 	@$(phase) "compiling stowaway" $(cargo) build --profile $(profile)
 	@$(phase) "compiling the helper" bash -c 'helper/build >/dev/null'
 
-# Two selections, because each has features of the dependencies of its own.
-.PHONY: compiled
-compiled: build
+# Two selections of tests, because each has features of the dependencies of its own.
+.PHONY: compiled-units
+compiled-units: build
 	@$(phase) "compiling the tests" $(cargo) test --no-run
+
+.PHONY: compiled-scenarios
+compiled-scenarios: build
 	@$(phase) "compiling the scenarios" $(cargo) test --no-run --workspace $(disruptive) $(scenarios)
 
 .PHONY: lint
@@ -75,8 +78,7 @@ lint: own tools deny ## Checks formatting, and runs clippy
 	@$(phase) "clippy" $(cargo) clippy --workspace --all-targets -- -D warnings
 
 .PHONY: unit
-unit: build ## Runs the tests that need no cluster, some of them with the real restic
-	@$(phase) "compiling the tests" $(cargo) test --no-run
+unit: compiled-units ## Runs the tests that need no cluster, some of them with the real restic
 	@$(subst --quiet ,,$(units))
 
 .PHONY: check
@@ -118,8 +120,7 @@ installed:
 	@$(phase) "installing stowaway" e2e/install
 
 .PHONY: e2e
-e2e: cluster ## Runs all scenarios on the cluster
-	@$(phase) "compiling the scenarios" $(cargo) test --no-run --workspace $(disruptive) $(scenarios)
+e2e: compiled-scenarios installed ## Runs all scenarios on the cluster
 	@$(phase) "disruptive scenarios" cargo test --no-fail-fast --workspace $(disruptive)
 	@$(run_scenarios)
 

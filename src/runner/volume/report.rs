@@ -23,24 +23,15 @@ pub(super) struct Account {
 
 /// The verdict on what was stored of `source`.
 pub(super) fn account_for(stored: &StoredFolder, source: &str) -> Account {
-    let StoredFolder {
-        unreadable,
-        mounts,
-        without_attributes,
-        changed,
-        changed_folders,
-        vanished_folders,
-        passed_over,
-        ..
-    } = stored;
+    let StoredFolder { unreadable, mounts, without_attributes, .. } = stored;
     let lists = [
         ("not read", unreadable),
         ("not stored", mounts),
         ("attributes not stored", without_attributes),
-        ("deleted before it was read", vanished_folders),
-        ("changed while it was read", changed),
-        ("changed while the walk was in it", changed_folders),
-        ("skipped", passed_over),
+        ("deleted before it was read", &stored.vanished_folders),
+        ("changed while it was read", &stored.changed),
+        ("changed while the walk was in it", &stored.changed_folders),
+        ("skipped", &stored.passed_over),
     ];
     let warnings =
         lists.iter().flat_map(|(what, list)| list.first.iter().map(move |one| format!("{what}: {}", named(one))));
