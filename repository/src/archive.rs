@@ -126,16 +126,18 @@ pub(super) async fn store_stream(
 ) -> Result<Stored, RepositoryError> {
     checked_path(&identity.path)?;
     let (started, first_error) = (Timestamp::now(), Arc::new(FirstError::default()));
-    let known = Arc::new(KnownBlobs::read_to_store(&repository.cipher, store, &repository.damaged_packs).await?);
+    let (snapshots, _) = repository.snapshot_files().await?;
+    let known = KnownBlobs::read_to_store(&repository.cipher, store, &repository.damaged_packs, &snapshots).await?;
+    let known = Arc::new(known);
     let last_good = match rules.device {
         Some(device) => {
             let fetcher = Fetcher::new(store, &repository.cipher).with_copies(&known);
-            let (snapshots, _) = repository.snapshot_files().await?;
             let found = LastGood::find(&snapshots, identity, rules.time, (known.as_ref(), &fetcher)).await?;
             found.map(|found| (found, device))
         }
         None => None,
     };
+    drop(snapshots);
     let mut reader = StreamReader {
         pieces,
         runtime: Handle::current(),

@@ -59,7 +59,7 @@ pub use folder::{
     Troubles, file_system_of, is_refusal, is_refusal_of_attribute, is_systems_own,
 };
 pub use holder::LockHolder;
-pub use index::known_blobs::Lacking;
+pub use index::lacking::Lacking;
 pub use keys::{KeySummary, add_key, change_password, list_keys, remove_key};
 pub use lock::{
     FoundLock, LOCK_REFRESH, Liveness, LockOwnerProbe, LockRules, NoProbe, ProcessesHere, Unlock, Unlocked,

@@ -24,7 +24,7 @@ impl Repository {
 async fn verify(repository: &Repository, store: &Store, snapshot: &str) -> Result<(), RepositoryError> {
     let id = repository.snapshot_id(snapshot).await?;
     let root = read_one(store, &repository.cipher, id).await?.tree;
-    let known = KnownBlobs::read_to_store(&repository.cipher, store, &repository.damaged_packs).await?;
+    let known = KnownBlobs::read_to_store(&repository.cipher, store, &repository.damaged_packs, &[]).await?;
     let known = Arc::new(known);
     let fetcher = Fetcher::new(store, &repository.cipher).with_copies(&known);
     let missing = |what: &str, id: Id| {

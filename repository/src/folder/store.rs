@@ -89,7 +89,7 @@ async fn read_and_store(
     };
     let (snapshots, _) = repository.snapshot_files().await?;
     let parent = newest(&snapshots, &identity.host, &identity.path);
-    let known = Arc::new(KnownBlobs::read_to_store(&repository.cipher, store, distrusted).await?);
+    let known = Arc::new(KnownBlobs::read_to_store(&repository.cipher, store, distrusted, &snapshots).await?);
     let depth = names.len();
     let names = names.into_iter().map(str::to_owned).collect();
     let job = FolderJob { walk, names, time: rules.time, stats: Arc::clone(&stats), progress: Arc::clone(&progress) };

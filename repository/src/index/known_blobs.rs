@@ -10,12 +10,13 @@ use super::{
     blob_location::BlobLocation,
     blob_table::{BlobTable, BlobTableBuilder, Copy, Row, SharedMarks},
     damaged_packs,
+    lacking::Lacking,
     pack_check::{self, PackLength},
 };
 use crate::{
     RepositoryError,
     crypto::{Cipher, OVERHEAD_BYTES},
-    format::{BlobKind, Id, IndexFile, IndexedPack, PackedBlob},
+    format::{BlobKind, Id, IndexFile, IndexedPack, PackedBlob, SnapshotFile},
     store::{Kind, Store},
 };
 use stowaway_model::DamagedPacks;
@@ -43,86 +44,6 @@ pub(crate) struct KnownBlob {
     pub part: BlobLocation,
 }
 
-/// Files that are missing from a repository, or cannot be used.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Lacking {
-    /// Packs that are missing, or have another length than follows from their index files.
-    pub packs: u64,
-    /// Index files that cannot be read.
-    pub index_files: u64,
-    /// The path of the first of these files.
-    pub first: String,
-    /// Packs whose content is damaged.
-    pub damaged: u64,
-    /// The path of the first of these packs.
-    pub first_damaged: String,
-}
-
-impl Lacking {
-    /// Whether nothing is missing.
-    pub fn is_nothing(&self) -> bool {
-        self.packs == 0 && self.index_files == 0 && self.damaged == 0
-    }
-
-    /// Returns the end of a sentence which reports a missing blob. It states that files are missing, if any are.
-    pub(crate) fn as_cause(&self) -> String {
-        if self.is_nothing() {
-            return String::new();
-        }
-        let count = self.packs + self.index_files + self.damaged;
-        let first = if self.first.is_empty() { &self.first_damaged } else { &self.first };
-        format!("; {count} packs or index files are missing, truncated, damaged or unreadable, such as {first}")
-    }
-
-    fn add_index_file(&mut self, path: String) {
-        self.index_files += 1;
-        self.set_first(path);
-    }
-
-    fn add_pack(&mut self, id: &Id) {
-        self.packs += 1;
-        self.set_first(Kind::Pack.path(id));
-    }
-
-    fn set_first(&mut self, path: String) {
-        if self.first.is_empty() {
-            self.first = path;
-        }
-    }
-}
-
-impl std::fmt::Display for Lacking {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.packs + self.index_files > 0 {
-            self.write_missing(formatter)?;
-        }
-        if self.damaged == 0 {
-            return Ok(());
-        }
-        let separator = if self.packs + self.index_files > 0 { "; " } else { "" };
-        write!(
-            formatter,
-            "{separator}the repository is not healthy: {} of its packs are damaged, such as {}; this run stored the \
-             data that it needs of them again, but older snapshots may have lost data: run `stowaway check \
-             --read-data`, which lists the damaged packs and snapshots, and repair the repository with `restic repair \
-             packs` and `restic repair snapshots`",
-            self.damaged, self.first_damaged
-        )
-    }
-}
-
-impl Lacking {
-    fn write_missing(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            formatter,
-            "{} packs of the repository are missing or do not have the length that the index specifies, and {} of its \
-             index files cannot be read, such as {}; this run stored the data that it needs of them again, but older \
-             snapshots may have lost data: run `stowaway check`, which lists the damaged snapshots",
-            self.packs, self.index_files, self.first
-        )
-    }
-}
-
 impl KnownBlobs {
     /// Reads all index files and lists all packs. Blobs of an index file that cannot be read, or of a pack that is
     /// missing or has another length, count as missing. Such files are reported in `lacking`; unreadable index files
@@ -148,19 +69,33 @@ impl KnownBlobs {
     }
 
     /// As [`Self::read`], for a run that stores missing blobs again. `reported` are packs that a check found damaged.
+    /// `snapshots` were read before, so that the index files of each of them were written before they are read here.
     /// Logs a warning if files are missing or damaged.
     pub async fn read_to_store(
         cipher: &Cipher,
         store: &Store,
         reported: &DamagedPacks,
+        snapshots: &[SnapshotFile],
     ) -> Result<Self, RepositoryError> {
         let mut known = Self::read(cipher, store).await?;
+        known.find_unlisted(snapshots)?;
         known.find_damaged(store, reported).await?;
         known.lacking = known.lacking_now();
         if !known.lacking.is_nothing() {
             tracing::warn!("{}", known.lacking);
         }
         Ok(known)
+    }
+
+    /// Counts the snapshots whose root tree is missing. Lost index files leave no other trace, because what they listed
+    /// looks like data of failed runs.
+    fn find_unlisted(&mut self, snapshots: &[SnapshotFile]) -> Result<(), RepositoryError> {
+        for snapshot in snapshots {
+            if self.find(BlobKind::Tree, *snapshot.tree)?.is_none() {
+                self.lacking.add_snapshot(&snapshot.id);
+            }
+        }
+        Ok(())
     }
 
     /// Marks the packs that a check found damaged, and reads the part of the data in which it found more.

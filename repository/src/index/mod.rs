@@ -6,4 +6,5 @@ pub(crate) mod damaged_packs;
 pub(crate) mod fetcher;
 pub(crate) mod index_file;
 pub(crate) mod known_blobs;
+pub(crate) mod lacking;
 pub(crate) mod pack_check;

@@ -81,6 +81,11 @@ impl Findings {
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
+
+    /// Whether a blob that a snapshot needs is one of the kept findings.
+    pub(super) fn has_missing(&self) -> bool {
+        self.first.iter().any(|finding| matches!(finding, Finding::Missing { .. }))
+    }
 }
 
 impl fmt::Display for Findings {

@@ -28,6 +28,7 @@ mod keys;
 mod killed;
 mod locations;
 mod locks;
+mod lost_index;
 mod maintenance;
 mod manual_restore;
 mod meddled;

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     Repository, RepositoryError,
-    index::{blob_table::Marks, fetcher::Fetcher},
+    index::{blob_table::Marks, fetcher::Fetcher, lacking::LOST_INDEX},
     store::Store,
 };
 
@@ -117,7 +117,8 @@ async fn read_used(
     let scan = UsedBlobScan { index: &index, fetcher: fetcher.clone() };
     let used = scan.mark(roots, &mut LostBlobs::default(), &mut findings).await?;
     if !findings.is_empty() {
-        return Err(store.damaged(format!("{findings}; nothing was pruned")));
+        let next = if findings.has_missing() { format!("; {LOST_INDEX}") } else { String::new() };
+        return Err(store.damaged(format!("{findings}; nothing was pruned{next}")));
     }
     let (found, reported) = (&findings.damaged_packs, &repository.damaged_packs);
     let doubts = Doubts::find(&fetcher, &index, &used, found, reported).await?;
