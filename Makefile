@@ -14,12 +14,15 @@ profile := dev
 soak bench bench-admission bench-repository bench-recognise: profile := release
 export STOWAWAY_BUILT = $(CARGO_TARGET_DIR)/$(patsubst dev,debug,$(profile))
 phase := e2e/phase
-# Selected from the whole workspace, because `--package` would compile dependencies again, with other features.
-disruptive := --test disruptive
-scenarios := --test scenarios
+# One selection of packages and targets for all tests, because another one would compile dependencies again, with other
+# features. Which of the programs run is decided by e2e/only.
+tests := test --workspace --lib --bin stowaway-helper --test '*'
+run_tests := cargo --config "target.'cfg(all())'.runner='$(CURDIR)/e2e/only'" $(tests) --no-fail-fast
+cluster_tests := disruptive|scenarios
+run_disruptive := TEST_PROGRAMS=disruptive $(phase) "disruptive scenarios" $(run_tests)
 # Both wait for much of the time: integration tests for programs, and scenarios for the cluster.
-run_scenarios := RUST_TEST_THREADS=6 $(phase) "scenarios" cargo test --no-fail-fast --workspace $(scenarios)
-units := RUST_TEST_THREADS=6 $(phase) --quiet "unit and integration tests" nice cargo test --no-fail-fast
+run_scenarios := RUST_TEST_THREADS=6 TEST_PROGRAMS=scenarios $(phase) "scenarios" $(run_tests)
+run_units := RUST_TEST_THREADS=6 TEST_PROGRAMS_NOT='$(cluster_tests)' $(phase) --quiet "unit and integration tests" nice $(run_tests)
 
 .NOTPARALLEL:
 
@@ -36,11 +39,11 @@ help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 .PHONY: test
-test: lint compiled-units compiled-scenarios installed ## Runs lints, unit and integration tests, and all scenarios on the cluster
+test: lint compiled installed ## Runs lints, unit and integration tests, and all scenarios on the cluster
 	@# Side by side, because the disruptive scenarios run one at a time and mostly wait. The cluster comes first (`nice`).
 	@echo "running the unit and integration tests beside the disruptive scenarios ..."
-	@$(units) & units=$$!; status=0; \
-		$(phase) "disruptive scenarios" cargo test --no-fail-fast --workspace $(disruptive) || status=$$?; \
+	@$(run_units) & units=$$!; status=0; \
+		$(run_disruptive) || status=$$?; \
 		wait $$units || status=$$?; exit $$status
 	@$(run_scenarios)
 	@$(phase) --report
@@ -54,22 +57,21 @@ begin:
 
 .PHONY: tools
 tools: begin ## Builds the programs of the tests into the cache (Kubernetes, restic, ...); takes minutes, once per machine
-	@$(phase) "programs of the tests" $(cluster)/build
+	@$(phase) "programs of the tests" $(cluster)/build $(parts)
 
 .PHONY: build
-build: own tools ## Builds the binary, and the helper that is injected into pods
+build: own tools helper ## Builds the binary, and the helper that is injected into pods
 	@echo "building stowaway (minutes on a new machine, seconds later) ..."
 	@$(phase) "compiling stowaway" $(cargo) build --profile $(profile)
+
+.PHONY: helper
+helper: own
 	@$(phase) "compiling the helper" bash -c 'helper/build >/dev/null'
 
-# Two selections of tests, because each has features of the dependencies of its own.
-.PHONY: compiled-units
-compiled-units: build
-	@$(phase) "compiling the tests" $(cargo) test --no-run
-
-.PHONY: compiled-scenarios
-compiled-scenarios: build
-	@$(phase) "compiling the scenarios" $(cargo) test --no-run --workspace $(disruptive) $(scenarios)
+.PHONY: compiled
+compiled: own tools helper
+	@echo "building stowaway and the tests (minutes on a new machine and after a change, seconds later) ..."
+	@$(phase) "compiling stowaway and the tests" $(cargo) $(tests) --no-run
 
 .PHONY: lint
 lint: own tools deny ## Checks formatting, and runs clippy
@@ -78,8 +80,8 @@ lint: own tools deny ## Checks formatting, and runs clippy
 	@$(phase) "clippy" $(cargo) clippy --workspace --all-targets -- -D warnings
 
 .PHONY: unit
-unit: compiled-units ## Runs the tests that need no cluster, some of them with the real restic
-	@$(subst --quiet ,,$(units))
+unit: compiled ## Runs the tests that need no cluster, some of them with the real restic
+	@$(subst --quiet ,,$(run_units))
 
 .PHONY: check
 check: ## The quick loop while you write: format, lints and unit tests, without the cluster
@@ -113,18 +115,22 @@ release: ## Builds the archive, image, SBOM, checksums and krew manifest of a re
 cluster: build installed ## Starts the test cluster, and installs Stowaway in it
 
 .PHONY: installed
-installed:
-	@$(phase) "starting the cluster" $(cluster)/up
-	@$(phase) "images of the tests" e2e/images/build
+installed: helper
+	@$(phase) "starting the cluster" $(cluster)/up $(storage)
+	@$(phase) "images of the tests" e2e/images/build $(images)
 	@$(phase) "image of stowaway" e2e/images/build stowaway $(or $(STOWAWAY_BINARY),$(STOWAWAY_BUILT)/stowaway)
 	@$(phase) "installing stowaway" e2e/install
 
 .PHONY: e2e
-e2e: compiled-scenarios installed ## Runs all scenarios on the cluster
-	@$(phase) "disruptive scenarios" cargo test --no-fail-fast --workspace $(disruptive)
+e2e: compiled installed ## Runs all scenarios on the cluster
+	@$(run_disruptive)
 	@$(run_scenarios)
 
 .PHONY: demo
+# Builds and starts only what the demo uses. Without these variables, everything is.
+demo: parts := crane containerd coredns kubernetes versitygw restic
+demo: images := pause coredns versitygw busybox postgres
+demo: storage := --without-storage
 demo: cluster ## Shows a backup, a loss and a restore of a database
 	@$(phase) "demo" e2e/demo
 	@$(phase) --report

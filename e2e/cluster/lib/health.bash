@@ -15,8 +15,16 @@ cluster_matches() {
 cluster_healthy() {
 	local name
 	[ -e "$namespace_file" ] || return 1
-	for name in "${process_names[@]}"; do pid_of "$name" >/dev/null || return 1; done
+	for name in "${node_processes[@]}"; do pid_of "$name" >/dev/null || return 1; done
+	{ ! storage_started || storage_healthy; } || return 1
 	control get --raw /readyz --request-timeout 5s >/dev/null 2>&1 && node_ready && registry_answers >/dev/null 2>&1
+}
+
+storage_started() { [ -e "$runtime/pids/${storage_processes[0]}" ]; }
+
+storage_healthy() {
+	local name
+	for name in "${storage_processes[@]}"; do pid_of "$name" >/dev/null || return 1; done
 }
 
 # True unless KUBECONFIG refers to a cluster of the user's.

@@ -2,8 +2,9 @@
 # Starts and stops the cluster's processes. A pid file contains the pid and the start time of the
 # process, so that a pid which another process reuses is never signalled.
 
-process_names=(registry etcd kube-apiserver kube-controller-manager kube-scheduler containerd kubelet kube-proxy
-	csi-disk csi-provisioner csi-snapshotter snapshot-controller)
+node_processes=(registry etcd kube-apiserver kube-controller-manager kube-scheduler containerd kubelet kube-proxy)
+storage_processes=(csi-disk csi-provisioner csi-snapshotter snapshot-controller)
+process_names=("${node_processes[@]}" "${storage_processes[@]}")
 
 started_at() {
 	local stat
