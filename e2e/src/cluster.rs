@@ -83,7 +83,7 @@ impl Cluster {
             cluster.server = Some(format!("https://{proxy}"));
         }
         let path = folder.join("kubeconfig");
-        std::fs::write(&path, serde_norway::to_string(&config)?)?;
+        std::fs::write(&path, yaml_serde::to_string(&config)?)?;
         Ok(path)
     }
 }

@@ -90,7 +90,7 @@ impl MitmProxy {
         let kubeconfig = folder.path().join("kubeconfig");
         let token = namespace.token_of_an_admin().await?;
         let own = own_kubeconfig(read, listener.local_addr()?, authority.certificate(), &token);
-        std::fs::write(&kubeconfig, serde_norway::to_string(&own)?)?;
+        std::fs::write(&kubeconfig, yaml_serde::to_string(&own)?)?;
 
         let messages = Arc::new(AtomicU64::new(0));
         let counting = Arc::clone(&messages);

@@ -128,7 +128,7 @@ mod tests {
             let refused = read_json(text.as_bytes()).unwrap_err().to_string();
             assert!(refused.contains(r#"the key "a" is there twice"#), "{refused}");
         }
-        let refused = serde_norway::from_str::<StrictJson>("a: 1\na: 2\n").unwrap_err().to_string();
+        let refused = yaml_serde::from_str::<StrictJson>("a: 1\na: 2\n").unwrap_err().to_string();
         assert!(refused.contains(r#"the key "a" is there twice"#), "{refused}");
         // The message shortens long keys at a character boundary.
         let long = "\u{e4}".repeat(1000);
@@ -149,9 +149,9 @@ mod tests {
         let text = r#"{"a": [null, true, -1, 18446744073709551615, 1.5, "x", {}], "/~": {"a": {}}}"#;
         let expected: Value = serde_json::from_str(text).unwrap();
         assert_eq!(read_json(text.as_bytes()).unwrap(), expected);
-        assert_eq!(serde_norway::from_str::<StrictJson>(text).unwrap().0, expected);
+        assert_eq!(yaml_serde::from_str::<StrictJson>(text).unwrap().0, expected);
         assert_eq!(
-            serde_norway::from_str::<StrictJson>("a: {b: ~, c: 1e3}").unwrap().0,
+            yaml_serde::from_str::<StrictJson>("a: {b: ~, c: 1e3}").unwrap().0,
             json!({"a": {"b": null, "c": 1e3}})
         );
     }

@@ -97,7 +97,7 @@ impl Default for Installation<'_> {
 ///
 /// # Errors
 /// When an object cannot be serialized as YAML.
-pub fn files(installation: &Installation<'_>) -> Result<Vec<(String, String)>, serde_norway::Error> {
+pub fn files(installation: &Installation<'_>) -> Result<Vec<(String, String)>, yaml_serde::Error> {
     let mut files = crds_yaml()?;
     files.push(("install.yaml".to_owned(), install_yaml(installation)?));
     files.push(("network-policies.yaml".to_owned(), network_policies_yaml(installation)?));
@@ -108,7 +108,7 @@ pub fn files(installation: &Installation<'_>) -> Result<Vec<(String, String)>, s
 ///
 /// # Errors
 /// When a CRD cannot be serialized as YAML.
-pub fn crds_yaml() -> Result<Vec<(String, String)>, serde_norway::Error> {
+pub fn crds_yaml() -> Result<Vec<(String, String)>, yaml_serde::Error> {
     let mut definitions = api::crds();
     for definition in &mut definitions {
         definition.metadata.labels = Some(labels("api"));
@@ -121,7 +121,7 @@ pub fn crds_yaml() -> Result<Vec<(String, String)>, serde_norway::Error> {
 ///
 /// # Errors
 /// When an object cannot be serialized as YAML.
-pub fn network_policies_yaml(installation: &Installation<'_>) -> Result<String, serde_norway::Error> {
+pub fn network_policies_yaml(installation: &Installation<'_>) -> Result<String, yaml_serde::Error> {
     let namespace = installation.namespace;
     let mut documents = vec![network::webhook_policy(namespace), network::controller_policy(namespace)];
     if !installation.cert_manager {
@@ -136,7 +136,7 @@ pub fn network_policies_yaml(installation: &Installation<'_>) -> Result<String, 
 ///
 /// # Errors
 /// When an object cannot be serialized as YAML.
-pub fn install_yaml(installation: &Installation<'_>) -> Result<String, serde_norway::Error> {
+pub fn install_yaml(installation: &Installation<'_>) -> Result<String, yaml_serde::Error> {
     let Installation { namespace, cert_manager, .. } = *installation;
     let mut documents = vec![to_yaml(&namespace_object(namespace))?];
     for (policy, binding) in policies::all(installation) {
@@ -186,9 +186,9 @@ pub fn install_yaml(installation: &Installation<'_>) -> Result<String, serde_nor
     Ok(format!("{HEADER}{}", documents.join("---\n")))
 }
 
-fn to_yaml(object: &impl Serialize) -> Result<String, serde_norway::Error> {
+fn to_yaml(object: &impl Serialize) -> Result<String, yaml_serde::Error> {
     // Serialized from a value, because the order of its keys is always the same.
-    serde_norway::to_string(&serde_norway::to_value(object)?)
+    yaml_serde::to_string(&yaml_serde::to_value(object)?)
 }
 
 /// The labels of the objects of a component: `api`, `controller`, `webhook`, `trust`, `policy`, or `people`.

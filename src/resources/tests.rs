@@ -97,7 +97,7 @@ fn task(repository: &RepositorySpec, kind: TaskKind) -> Task {
 fn is_golden(file: &str, objects: &[serde_json::Value]) {
     let mut yaml = String::new();
     for object in objects {
-        write!(yaml, "---\n{}", serde_norway::to_string(object).unwrap()).unwrap();
+        write!(yaml, "---\n{}", yaml_serde::to_string(object).unwrap()).unwrap();
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/resources/golden").join(file);
     if std::env::var_os("STOWAWAY_WRITE_GOLDEN").is_some() {

@@ -100,7 +100,7 @@ async fn every_patch_applies_and_validates_and_is_recognized_in_what_the_api_ser
             let folder = entry?.path();
             let text = fs::read_to_string(folder.join("pod.yaml"))?;
             let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let StrictJson(object) = serde_norway::from_str(&text)?;
+            let StrictJson(object) = yaml_serde::from_str(&text)?;
             let Some(template) = pods_of(&object, &namespace.name)?.into_iter().next() else { continue };
             if text.contains("# on-create: false") || text.contains("# by-namespace:") {
                 continue;

@@ -148,7 +148,7 @@ const MAXIMUM_FILE_BYTES: usize = 16 * MAXIMUM_BYTES;
 /// The objects of a file, YAML or JSON, without empty documents.
 fn documents(text: &str) -> Result<Vec<Value>, CliError> {
     let mut objects = Vec::new();
-    for (index, document) in serde_norway::Deserializer::from_str(text).enumerate() {
+    for (index, document) in yaml_serde::Deserializer::from_str(text).enumerate() {
         let StrictJson(object) = StrictJson::deserialize(document).map_err(|error| {
             CliError::Usage(format!("document {} of the file cannot be parsed: {error}", index + 1))
         })?;

@@ -13,7 +13,7 @@ mod guarded;
 
 fn documents(installation: &Installation<'_>) -> Vec<Value> {
     let yaml = install_yaml(installation).unwrap();
-    yaml.split("\n---\n").map(|document| serde_norway::from_str(document).unwrap()).collect()
+    yaml.split("\n---\n").map(|document| yaml_serde::from_str(document).unwrap()).collect()
 }
 
 fn of_kind(documents: &[Value], kinds: &[&str]) -> Vec<Value> {
@@ -29,7 +29,7 @@ fn texts(value: &Value) -> Vec<&str> {
 }
 
 fn is_golden(file: &str, objects: &[Value]) {
-    let yaml: Vec<String> = objects.iter().map(|object| serde_norway::to_string(object).unwrap()).collect();
+    let yaml: Vec<String> = objects.iter().map(|object| yaml_serde::to_string(object).unwrap()).collect();
     let yaml = yaml.join("---\n");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/resources/golden").join(file);
     if std::env::var_os("STOWAWAY_WRITE_GOLDEN").is_some() {
@@ -56,7 +56,7 @@ fn every_policy_and_every_entry_of_the_webhook_is_golden() {
 
 #[test]
 fn every_object_has_the_labels_of_its_component() {
-    let crds = crds_yaml().unwrap().into_iter().map(|(_, yaml)| serde_norway::from_str::<Value>(&yaml).unwrap());
+    let crds = crds_yaml().unwrap().into_iter().map(|(_, yaml)| yaml_serde::from_str::<Value>(&yaml).unwrap());
     let objects: Vec<Value> = crds.chain(documents(&Installation::default())).collect();
     for object in &objects {
         let label = |key: &str| object["metadata"]["labels"][format!("app.kubernetes.io/{key}")].as_str();
@@ -238,7 +238,7 @@ fn selects(entry: &Value, label: Option<&str>) -> bool {
 #[test]
 fn network_policies_are_golden_and_let_metrics_go_to_labelled_namespaces_alone() {
     let yaml = network_policies_yaml(&Installation::default()).unwrap();
-    let policies: Vec<Value> = yaml.split("\n---\n").map(|text| serde_norway::from_str(text).unwrap()).collect();
+    let policies: Vec<Value> = yaml.split("\n---\n").map(|text| yaml_serde::from_str(text).unwrap()).collect();
     is_golden("network-policies.yaml", &policies);
     for policy in &policies {
         for rule in policy["spec"]["ingress"].as_array().unwrap() {

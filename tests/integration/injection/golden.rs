@@ -35,7 +35,7 @@ pub fn cases() -> Vec<Case> {
             let text = fs::read_to_string(folder.join("pod.yaml")).unwrap();
             let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
             assert!(text.starts_with("# "), "{name}: what does it show?");
-            let StrictJson(object) = serde_norway::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let StrictJson(object) = yaml_serde::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
             let by_namespace =
                 text.lines().find_map(|line| line.strip_prefix("# by-namespace: ")).map(|value| match value {
                     "helper" => Injection::Helper,
@@ -73,7 +73,7 @@ fn rendered(case: &Case, outcome: &Outcome) -> String {
         writeln!(text, "# warning: {warning}").unwrap();
     }
     if !outcome.patch.is_empty() {
-        text.push_str(&serde_norway::to_string(&outcome.apply(&case.pod).unwrap()).unwrap());
+        text.push_str(&yaml_serde::to_string(&outcome.apply(&case.pod).unwrap()).unwrap());
     }
     text
 }

@@ -7,7 +7,7 @@ pub mod golden;
 mod properties;
 mod runner_pod;
 mod store;
-mod watchdog;
+pub mod watchdog;
 
 use std::sync::LazyLock;
 

@@ -11,7 +11,7 @@ use stowaway::{
 
 use super::{IMAGE, REPOSITORIES, decide, properties::likely_pod};
 
-fn facts() -> WatchdogFacts<'static> {
+pub fn facts() -> WatchdogFacts<'static> {
     WatchdogFacts { namespace: "orchard", by_namespace: None, image: IMAGE, repositories: &REPOSITORIES }
 }
 

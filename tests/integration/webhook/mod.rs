@@ -124,5 +124,5 @@ fn patch(answer: &Value) -> Patch {
 }
 
 fn yaml(text: &str) -> Value {
-    serde_norway::from_str(text).unwrap()
+    yaml_serde::from_str(text).unwrap()
 }

@@ -317,7 +317,7 @@ fn jobs_are_admitted_as_the_controller_builds_them() {
     for path in files.filter(is_of_jobs) {
         let text = fs::read_to_string(&path).unwrap();
         for document in text.split("---\n").filter(|document| !document.trim().is_empty()) {
-            let mut job: Value = serde_norway::from_str(document).unwrap();
+            let mut job: Value = yaml_serde::from_str(document).unwrap();
             job["spec"]["template"]["spec"]["containers"][0]["image"] = json!(IMAGE);
             let volumes = job["spec"]["template"]["spec"]["volumes"].as_array().unwrap().clone();
             let create =
