@@ -50,6 +50,16 @@ pub fn set_condition_status(
     }
 }
 
+/// Renames the condition that an earlier version wrote under another type, unless the present type is there already.
+pub fn rename_condition(conditions: &mut Vec<Condition>, former: &str, kind: &str) {
+    if condition(conditions, kind).is_some() {
+        remove_condition(conditions, former);
+    }
+    for condition in conditions.iter_mut().filter(|condition| condition.type_ == former) {
+        kind.clone_into(&mut condition.type_);
+    }
+}
+
 pub fn remove_condition(conditions: &mut Vec<Condition>, kind: &str) {
     conditions.retain(|condition| condition.type_ != kind);
 }

@@ -29,7 +29,8 @@ pub use backup::{
     SourceState, SourceStatus,
 };
 pub use conditions::{
-    condition, condition_is_true, remove_condition, set_condition, set_condition_status, set_run_conditions,
+    condition, condition_is_true, remove_condition, rename_condition, set_condition, set_condition_status,
+    set_run_conditions,
 };
 pub use connection::{
     CredentialSource, RepositoryLimits, Tls, bytes_per_second, connection, credential_sources,
@@ -86,6 +87,8 @@ pub const KEY_NOT_ESCROWED: &str = "KeyNotEscrowed";
 /// Condition of a `Repository`: the last check found no damage. It is `False` from the first damage found until a check
 /// of the same data finds it intact, and absent before the first check.
 pub const HEALTHY: &str = "Healthy";
+/// The type of the condition [`HEALTHY`] in a status that an earlier version wrote.
+pub const FORMER_HEALTHY: &str = "Sound";
 /// Condition of a `Repository`, present only when it is `True`: a source has shrunk implausibly, and keeps all its
 /// snapshots.
 pub const SIZE_ANOMALY: &str = "SizeAnomaly";

@@ -35,8 +35,9 @@ use super::{
 };
 use crate::{
     api::{
-        INSECURE_TRANSPORT, KEY_NOT_ESCROWED, READY, Repository, RepositorySpec, RepositoryStatus, SourceState,
-        backend_config, condition_is_true, remove_condition, set_condition,
+        FORMER_HEALTHY, HEALTHY, INSECURE_TRANSPORT, KEY_NOT_ESCROWED, READY, Repository, RepositorySpec,
+        RepositoryStatus, SourceState, backend_config, condition_is_true, remove_condition, rename_condition,
+        set_condition,
     },
     model::{Reason, RunReport},
 };
@@ -58,6 +59,7 @@ pub fn plan_repository(
 ) -> (RepositoryStatus, Actions) {
     let mut actions = Actions::default();
     let mut status = repository.status.clone().unwrap_or_default();
+    rename_condition(&mut status.conditions, FORMER_HEALTHY, HEALTHY);
     // Always overwritten, because the object may have been restored from a backup of another cluster.
     status.cluster_id = Some(cluster.to_owned()).filter(|id| !id.is_empty());
     let generation = repository.metadata.generation;

@@ -13,6 +13,7 @@
 mod cluster_commands;
 mod corpus;
 mod documents;
+mod earlier_version;
 mod generated;
 mod helper;
 mod injection;

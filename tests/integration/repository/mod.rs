@@ -36,7 +36,7 @@ mod memory;
 mod prune;
 mod read_only;
 mod refusals;
-mod restic;
+pub mod restic;
 mod restore_step;
 mod restore_volume;
 mod retention;
@@ -45,7 +45,7 @@ mod servers;
 mod streams;
 mod suspect;
 mod system_calls;
-mod torture;
+pub mod torture;
 mod trust;
 mod whole_dumps;
 
