@@ -2,6 +2,7 @@
 //! interface.
 
 mod client;
+mod examples;
 mod hostile;
 mod lifecycle;
 mod objects;
