@@ -99,7 +99,7 @@ deny-advisories: ## Checks the dependencies for known vulnerabilities, in a data
 	@packaging/deny --advisories
 
 .PHONY: image
-image: ## Builds the image as an OCI archive, without a container engine (20 minutes on a new machine)
+image: ## Builds the image for amd64 and arm64 as an OCI archive, without a container engine (20 minutes each; ARCHITECTURES=amd64)
 	@packaging/image
 
 .PHONY: image-push
@@ -108,7 +108,7 @@ image-push: ## Builds the image and pushes it (REGISTRY=registry.example.com/bac
 	@packaging/image --push "$(REGISTRY)"
 
 .PHONY: release
-release: ## Builds the archive, image, SBOM, checksums and krew manifest of a release (URL=https://..., IMAGE=REFERENCE)
+release: ## Builds the archives, image, SBOM, checksums and krew manifest of a release (URL=https://..., IMAGE=REFERENCE)
 	@URL="$(URL)" IMAGE="$(IMAGE)" packaging/release
 
 .PHONY: cluster

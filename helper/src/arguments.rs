@@ -14,6 +14,8 @@ pub enum Task {
     HeldRestore(Job),
     /// Copy this program to the path.
     Install(PathBuf),
+    /// Print the version of this program.
+    Version,
     /// Supervise the runs of a sidecar, each in a process with this command line.
     Supervise {
         /// Path of the socket to listen on.
@@ -109,7 +111,8 @@ pub const HELD: &str = "--held";
 
 /// The usage message.
 pub const USAGE: &str = "usage: stowaway-helper [--socket PATH] [--restore] -- COMMAND [ARGUMENT...] | \
-    stowaway-helper install PATH | stowaway-helper supervise PATH -- PROGRAM [ARGUMENT...] | stowaway-helper ask PATH TOKEN...";
+    stowaway-helper install PATH | stowaway-helper supervise PATH -- PROGRAM [ARGUMENT...] | stowaway-helper ask PATH TOKEN... | \
+    stowaway-helper --version";
 
 /// Parses the arguments after the program's name. None if they are invalid.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Option<Task> {
@@ -131,6 +134,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Option<Task> {
                 let path = arguments.next()?.into();
                 return arguments.next().is_none().then_some(Task::Install(path));
             }
+            "--version" => return arguments.next().is_none().then_some(Task::Version),
             "--" => break,
             _ => return None,
         }
@@ -171,6 +175,7 @@ mod tests {
         assert!(matches!(supervise, Some(Task::Supervise { arguments, .. }) if arguments == ["--volume=x"]));
         let request = Task::Request { socket: "/s".into(), tokens: vec!["watch".into(), "x".into()] };
         assert_eq!(parse_all(&["ask", "/s", "watch", "x"]), Some(request));
+        assert_eq!(parse_all(&["--version"]), Some(Task::Version));
     }
 
     #[test]
@@ -185,6 +190,7 @@ mod tests {
             &["--hurry", "0", "--", "x"],
             &["install"],
             &["install", "a", "b"],
+            &["--version", "x"],
             &["--socket", "--", "x"],
             &["--socket", "a", "--socket", "b", "--", "x"],
             &["supervise", "a"],

@@ -39,6 +39,10 @@ const REFUSED: u8 = 125;
 fn main() -> ExitCode {
     let status = match arguments::parse(std::env::args_os().skip(1)) {
         Some(Task::Install(path)) => install(&path).map(|()| 0),
+        Some(Task::Version) => {
+            println!("stowaway-helper {}", env!("CARGO_PKG_VERSION"));
+            Ok(0)
+        }
         Some(Task::Dump(job)) => run_job(&job, None),
         Some(Task::Restore(_)) => input_guard::run(),
         Some(Task::HeldRestore(job)) => GuardChannel::inherit()
