@@ -166,7 +166,7 @@ const OPERATIONS: &[&str] =
 const LINTS: &[&str] = &["unwrap_used", "expect_used", "panic", "unsafe_code"];
 
 /// A file reads in one sitting.
-const MAXIMUM_LINES: usize = 500;
+const MAX_LINES: usize = 500;
 
 /// The violations of one file, as `file:line: rule`.
 fn violations(file: &str, text: &str) -> Vec<String> {
@@ -176,10 +176,10 @@ fn violations(file: &str, text: &str) -> Vec<String> {
         violation(1, "a file opens with //! and what it holds".into());
     }
     let lines = text.lines().count();
-    if lines > MAXIMUM_LINES {
+    if lines > MAX_LINES {
         violation(
             lines,
-            format!("a file has at most {MAXIMUM_LINES} lines; move a part of it, or its tests, to one of its own"),
+            format!("a file has at most {MAX_LINES} lines; move a part of it, or its tests, to one of its own"),
         );
     }
     let Some(origin) = Origin::of(file) else { return found };
@@ -461,7 +461,7 @@ fn broken_rules_are_found_with_file_and_line() {
         assert_eq!(found.len(), 1, "{text:?}: {found:?}");
         assert!(found[0].starts_with(&format!("{file}:{expected}")), "{text:?}: {found:?}");
     }
-    let long = format!("//! x\n{}", "\n".repeat(MAXIMUM_LINES));
+    let long = format!("//! x\n{}", "\n".repeat(MAX_LINES));
     assert_eq!(violations("e2e/src/x.rs", &long).len(), 1);
 }
 

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use rustix::event::PollFlags;
 use stowaway_protocol::{
-    Answer, Fault, Frame, FrameEncoder, MAXIMUM_PAYLOAD, Nonce, OpenError, Opener, Outcome, Trailer, Window,
+    Answer, Fault, Frame, FrameEncoder, MAX_PAYLOAD, Nonce, OpenError, Opener, Outcome, Trailer, Window,
 };
 
 use crate::{
@@ -179,7 +179,7 @@ impl Restore {
                 Ok(Some(Frame::Data(_) | Frame::Trailer(_))) if self.reported_end => {}
                 Ok(Some(Frame::Data(data))) if self.trailer.is_none() => {
                     self.queued += data.len();
-                    if self.queued as u64 > Window::RESTORE.bytes + MAXIMUM_PAYLOAD as u64 {
+                    if self.queued as u64 > Window::RESTORE.bytes + MAX_PAYLOAD as u64 {
                         return ControlFlow::Break(Some(Fault::Corrupt));
                     }
                     self.queue.push_back(data);

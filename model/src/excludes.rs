@@ -6,9 +6,9 @@ use std::{ffi::OsStr, path::Path};
 use globset::{GlobBuilder, GlobMatcher};
 
 /// Maximum number of patterns.
-pub const MAXIMUM_PATTERNS: usize = 64;
+pub const MAX_PATTERNS: usize = 64;
 /// Maximum size of all patterns together. They are part of a run's task, which has a limit.
-pub const MAXIMUM_PATTERN_BYTES: usize = 4096;
+pub const MAX_PATTERN_BYTES: usize = 4096;
 
 /// Parsed exclude patterns.
 #[derive(Clone, Debug, Default)]
@@ -33,11 +33,11 @@ impl Excludes {
     ///
     /// Errors: a sentence for users about the first invalid pattern.
     pub fn new(patterns: &[String]) -> Result<Self, String> {
-        if patterns.len() > MAXIMUM_PATTERNS {
-            return Err(format!("has more than {MAXIMUM_PATTERNS} patterns"));
+        if patterns.len() > MAX_PATTERNS {
+            return Err(format!("has more than {MAX_PATTERNS} patterns"));
         }
-        if patterns.iter().map(String::len).sum::<usize>() > MAXIMUM_PATTERN_BYTES {
-            return Err(format!("has patterns of more than {MAXIMUM_PATTERN_BYTES} bytes altogether"));
+        if patterns.iter().map(String::len).sum::<usize>() > MAX_PATTERN_BYTES {
+            return Err(format!("has patterns of more than {MAX_PATTERN_BYTES} bytes altogether"));
         }
         let read = |text: &String| parts(text).map_err(|why| format!("has the pattern {text:?}, which {why}"));
         Ok(Self { texts: patterns.to_vec(), patterns: patterns.iter().map(read).collect::<Result<_, _>>()? })
@@ -202,7 +202,7 @@ mod tests {
             let error = Excludes::new(&[pattern.to_owned()]).unwrap_err();
             assert!(error.contains(why), "{pattern:?}: {error}");
         }
-        assert!(Excludes::new(&vec!["a".to_owned(); MAXIMUM_PATTERNS + 1]).is_err());
-        assert!(Excludes::new(&["a".repeat(MAXIMUM_PATTERN_BYTES + 1)]).is_err());
+        assert!(Excludes::new(&vec!["a".to_owned(); MAX_PATTERNS + 1]).is_err());
+        assert!(Excludes::new(&["a".repeat(MAX_PATTERN_BYTES + 1)]).is_err());
     }
 }

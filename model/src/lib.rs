@@ -36,7 +36,7 @@ pub use command::command_warnings;
 pub use damaged_packs::DamagedPacks;
 pub use database::{Database, database_of};
 pub use escape::{Escaping, escape, escape_lines, escape_name, unescape_name};
-pub use excludes::{Excludes, MAXIMUM_PATTERNS};
+pub use excludes::{Excludes, MAX_PATTERNS};
 pub use extent::{SMALLEST_BYTES, Shrinkage, VolumeExtent, has_lost_most, shrinkage};
 pub use literal::{LiteralSyntax, Quoting};
 pub use maintenance::{MaintenanceReport, truncate_list};

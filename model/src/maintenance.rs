@@ -91,7 +91,7 @@ mod tests {
         let mut report = RunReport::failed(failure, Duration::MAX);
         report.maintenance = Some(check.clone());
         let text = report.to_termination_message();
-        assert!(text.len() <= RunReport::MAXIMUM_BYTES, "{} bytes", text.len());
+        assert!(text.len() <= RunReport::MAX_BYTES, "{} bytes", text.len());
         let back: RunReport = serde_json::from_str(&text).unwrap();
         assert_eq!(back.maintenance, Some(check));
     }

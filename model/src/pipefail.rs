@@ -43,7 +43,7 @@ const WRAPPERS: [&str; 25] = [
 /// Programs that run a script in the shell of a user.
 const SWITCHERS: [&str; 2] = ["su", "runuser"];
 /// The number of arguments of a wrapper that are tried as its program.
-const MAXIMUM_CANDIDATES: usize = 8;
+const MAX_CANDIDATES: usize = 8;
 /// Options of shells that take the next argument.
 const LONG_OPTIONS_WITH_VALUE: [&str; 2] = ["--rcfile", "--init-file"];
 
@@ -133,7 +133,7 @@ fn script_at(argv: &[String], at: usize) -> Option<(usize, usize)> {
         let name = name_of(&argv[*program]);
         SHELLS.contains(&name) || SWITCHERS.contains(&name)
     };
-    (at..argv.len()).filter(is_candidate).take(MAXIMUM_CANDIDATES).find_map(|program| script_of(argv, program))
+    (at..argv.len()).filter(is_candidate).take(MAX_CANDIDATES).find_map(|program| script_of(argv, program))
 }
 
 /// The same if the argument at `program` is a shell, or runs the shell of a user.

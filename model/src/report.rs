@@ -213,7 +213,7 @@ impl Failure {
 }
 
 /// The report of a run on its source (or, for an `Init` run, on the repository). It is the run's last log line and the
-/// pod's termination message (JSON, at most [`RunReport::MAXIMUM_BYTES`]).
+/// pod's termination message (JSON, at most [`RunReport::MAX_BYTES`]).
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RunReport {
@@ -271,7 +271,7 @@ pub struct RunReport {
 
 impl RunReport {
     /// The kubelet keeps 4 KiB of a termination message (12 KiB over all containers of a pod). A quarter is kept free.
-    pub const MAXIMUM_BYTES: usize = 3 * 1024;
+    pub const MAX_BYTES: usize = 3 * 1024;
     /// The part of the command's stderr that is copied into the status.
     pub const STDERR_TAIL_BYTES: usize = 512;
     /// The part of the run's log that is copied into the status.
@@ -320,7 +320,7 @@ impl RunReport {
         report.log_tail = tail(&report.log_tail, Self::LOG_TAIL_BYTES).to_owned();
         for limit in [1024, 256, 0] {
             if let Ok(text) = serde_json::to_string(&report)
-                && text.len() <= Self::MAXIMUM_BYTES
+                && text.len() <= Self::MAX_BYTES
             {
                 return text;
             }
@@ -355,7 +355,7 @@ mod tests {
         report.stderr_tail = "\u{1}ü".repeat(4000);
         report.log_tail = "\u{1}ü".repeat(4000);
         let text = report.to_termination_message();
-        assert!(text.len() <= RunReport::MAXIMUM_BYTES, "{} bytes", text.len());
+        assert!(text.len() <= RunReport::MAX_BYTES, "{} bytes", text.len());
         let back: RunReport = serde_json::from_str(&text).unwrap();
         assert_eq!((back.verdict, back.exit_code), (Verdict::Failed, Some(1)));
     }

@@ -7,7 +7,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use super::Nonce;
 
 /// The largest payload of a frame. A decoder refuses larger ones, whatever the header states.
-pub const MAXIMUM_PAYLOAD: usize = 64 * 1024;
+pub const MAX_PAYLOAD: usize = 64 * 1024;
 /// Kind, length, number, checksum.
 const HEADER: usize = 1 + 4 + 8 + 4;
 const TRAILER: usize = 8 + 32 + OUTCOME;
@@ -138,7 +138,7 @@ impl FrameEncoder {
         };
         // A long payload is split into several frames, and an empty one needs no frame.
         if let Frame::Data(long) | Frame::Stdout(long) | Frame::Stderr(long) = frame {
-            long.chunks(MAXIMUM_PAYLOAD).for_each(|part| self.put(kind, part, wire));
+            long.chunks(MAX_PAYLOAD).for_each(|part| self.put(kind, part, wire));
         } else {
             self.put(kind, payload, wire);
         }
@@ -229,7 +229,7 @@ impl FrameDecoder {
 /// The valid payload sizes of a kind.
 fn sizes(kind: u8) -> Option<std::ops::RangeInclusive<usize>> {
     Some(match kind {
-        1 | 7 | 11 => 1..=MAXIMUM_PAYLOAD,
+        1 | 7 | 11 => 1..=MAX_PAYLOAD,
         2 | 5 | 6 | 9 => 0..=0,
         3 => TRAILER..=TRAILER,
         4 => 8..=8,

@@ -37,7 +37,7 @@ mod opener;
 mod sealer;
 mod sidecar;
 
-pub use frame::{Fault, Frame, FrameDecoder, FrameEncoder, FrameError, MAXIMUM_PAYLOAD, Outcome, Trailer};
+pub use frame::{Fault, Frame, FrameDecoder, FrameEncoder, FrameError, MAX_PAYLOAD, Outcome, Trailer};
 pub use hello::{Answer, MAX_LINE, VERSION, hello, parse_answer, parse_hello};
 pub use nonce::Nonce;
 pub use opener::{OpenError, Opener};

@@ -4,7 +4,7 @@
 use sha2::{Digest, Sha256};
 use zstd::stream::raw::{CParameter, Encoder, InBuffer, Operation, OutBuffer};
 
-use super::{Frame, FrameEncoder, MAXIMUM_PAYLOAD, Nonce, Outcome, Trailer, WINDOW_LOG, Window};
+use super::{Frame, FrameEncoder, MAX_PAYLOAD, Nonce, Outcome, Trailer, WINDOW_LOG, Window};
 
 /// Level 1 gains most of what low levels can gain. Higher levels would cost CPU of the app's container.
 const LEVEL: i32 = 1;
@@ -48,7 +48,7 @@ impl Sealer {
             encoder,
             hasher: Sha256::new(),
             frames: FrameEncoder::new(nonce),
-            payload: Vec::with_capacity(MAXIMUM_PAYLOAD),
+            payload: Vec::with_capacity(MAX_PAYLOAD),
             window,
             bytes: 0,
             sent: 0,
@@ -67,7 +67,7 @@ impl Sealer {
         while input.pos() < data.len() {
             let begun = self.payload.len();
             self.encoder.run(&mut input, &mut OutBuffer::around_pos(&mut self.payload, begun))?;
-            if self.payload.len() == MAXIMUM_PAYLOAD {
+            if self.payload.len() == MAX_PAYLOAD {
                 self.emit(wire);
             }
         }
@@ -128,7 +128,7 @@ impl Sealer {
         loop {
             let begun = self.payload.len();
             let left = step(&mut self.encoder, &mut OutBuffer::around_pos(&mut self.payload, begun))?;
-            if left == 0 || self.payload.len() == MAXIMUM_PAYLOAD {
+            if left == 0 || self.payload.len() == MAX_PAYLOAD {
                 self.emit(wire);
             }
             if left == 0 {

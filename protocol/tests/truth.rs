@@ -8,7 +8,7 @@
 
 use proptest::prelude::*;
 use stowaway_protocol::{
-    Fault, Frame, FrameDecoder, FrameEncoder, FrameError, MAXIMUM_PAYLOAD, Nonce, Opener, Outcome, Sealer, Trailer,
+    Fault, Frame, FrameDecoder, FrameEncoder, FrameError, MAX_PAYLOAD, Nonce, Opener, Outcome, Sealer, Trailer,
     Window,
 };
 
@@ -164,7 +164,7 @@ fn frames_of_another_run_are_none_of_this_one() {
 
 #[test]
 fn hostile_length_is_refused_by_its_header_alone() {
-    for length in [MAXIMUM_PAYLOAD as u32 + 1, u32::MAX] {
+    for length in [MAX_PAYLOAD as u32 + 1, u32::MAX] {
         let mut wire = vec![1];
         wire.extend(length.to_be_bytes());
         wire.extend([0; 12]);
@@ -237,7 +237,7 @@ fn every_frame_is_decoded_as_it_was_encoded() {
     let faults = [Fault::Corrupt, Fault::Silence, Fault::Cancelled, Fault::Continued, Fault::Internal, Fault::HeldOpen]
         .map(Frame::Fault);
     let sent = [
-        Frame::Data(noise(MAXIMUM_PAYLOAD, 1).into()),
+        Frame::Data(noise(MAX_PAYLOAD, 1).into()),
         Frame::Heartbeat,
         Frame::Trailer(trailer),
         Frame::Acknowledge(1 << 40),
@@ -258,7 +258,7 @@ fn every_frame_is_decoded_as_it_was_encoded() {
     // A long payload is split into several frames, and an empty one needs no frame.
     let mut wire = Vec::new();
     let mut encoder = FrameEncoder::new(&nonce());
-    encoder.encode(&Frame::Stdout(vec![1; MAXIMUM_PAYLOAD + 1].into()), &mut wire);
+    encoder.encode(&Frame::Stdout(vec![1; MAX_PAYLOAD + 1].into()), &mut wire);
     encoder.encode(&Frame::Stdout(vec![].into()), &mut wire);
     assert_eq!(frames_of(&wire).len(), 2);
 }

@@ -9,7 +9,7 @@ use super::{
     consent::{namespace_opt_out, opt_out},
     excludes::excludes,
     keys::{KEYS, Key, KeyId, PREFIX, nearest, own_key},
-    near_miss::{MAXIMUM_UNKNOWN, Object, bounded, near_misses},
+    near_miss::{MAX_UNKNOWN, Object, bounded, near_misses},
     snapshot_class::snapshot_class,
     values,
 };
@@ -83,7 +83,7 @@ fn unread_own_keys(carrier: Carrier, annotations: Option<&Texts>, labels: Option
     let mut warnings = Vec::new();
     for key in own(annotations) {
         // The author of the object decides how many keys it has, and each costs time.
-        if warnings.len() > MAXIMUM_UNKNOWN {
+        if warnings.len() > MAX_UNKNOWN {
             break;
         }
         let message = match KEYS.iter().find(|known| known.name == key) {
@@ -96,7 +96,7 @@ fn unread_own_keys(carrier: Carrier, annotations: Option<&Texts>, labels: Option
         warnings.push(Warning::mistake(format!("{PREFIX}{key}"), message));
     }
     for key in own(labels) {
-        if warnings.len() > MAXIMUM_UNKNOWN {
+        if warnings.len() > MAX_UNKNOWN {
             break;
         }
         let message = match KEYS.iter().find(|known| known.name == key) {
@@ -259,7 +259,7 @@ mod tests {
         let many: Texts = (0..10_000).map(|index| (format!("{PREFIX}x{index:05}"), String::new())).collect();
         for carrier in [Carrier::Claim, Carrier::Namespace] {
             for (annotations, labels) in [(Some(&many), None), (None, Some(&many)), (Some(&many), Some(&many))] {
-                assert_eq!(unread_own_keys(carrier, annotations, labels).len(), MAXIMUM_UNKNOWN + 1, "{carrier:?}");
+                assert_eq!(unread_own_keys(carrier, annotations, labels).len(), MAX_UNKNOWN + 1, "{carrier:?}");
             }
         }
     }

@@ -369,12 +369,12 @@ pub fn own_key(id: KeyId) -> String {
 
 /// The part of a key behind the slash has at most 63 bytes in Kubernetes, so a longer key cannot be in an object and is
 /// not worth the search.
-const MAXIMUM_KEY_BYTES: usize = 63;
+const MAX_KEY_BYTES: usize = 63;
 
 /// The known key that is most similar to an unknown one, whose prefix is removed. None if the key is too long to be
 /// searched for.
 pub(super) fn nearest(unknown: &str, is_candidate: impl Fn(&Key) -> bool) -> Option<&'static Key> {
-    if unknown.len() > MAXIMUM_KEY_BYTES {
+    if unknown.len() > MAX_KEY_BYTES {
         return None;
     }
     let base = unknown.split('.').next().unwrap_or(unknown);

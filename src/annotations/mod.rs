@@ -30,7 +30,5 @@ pub use parse::{parse, parse_lenient};
 pub use request::{CommandRequest, Injection, KeyDialect, Lenient, Problem, Problems, Request, Warning};
 pub use snapshot_class::snapshot_class;
 pub use split::split;
-pub use values::{
-    MAXIMUM_COMMAND_BYTES, MAXIMUM_EXTENSION_BYTES, MAXIMUM_NAMES, boolean, label, object_name, positive_duration,
-};
+pub use values::{MAX_COMMAND_BYTES, MAX_EXTENSION_BYTES, MAX_NAMES, boolean, label, object_name, positive_duration};
 pub use workload::workload_warnings;

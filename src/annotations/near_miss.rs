@@ -27,11 +27,11 @@ const OTHERS_OF_K8UP: [&str; 6] = [
 const PRODUCT: &str = "stowaway";
 const K8UP: &str = "k8up";
 /// Kubernetes' limit: 253 bytes of the prefix, the slash, and 63 bytes of the name.
-const MAXIMUM_KEY_BYTES: usize = 317;
+const MAX_KEY_BYTES: usize = 317;
 /// The author of an object decides how many keys it has, so only the first ones are compared with known keys.
-const MAXIMUM_COMPARED: usize = 64;
+const MAX_COMPARED: usize = 64;
 /// From this number on, unknown keys of an object are not reported individually.
-pub(super) const MAXIMUM_UNKNOWN: usize = 16;
+pub(super) const MAX_UNKNOWN: usize = 16;
 /// The greatest edit distance of similar texts.
 const DISTANCE: usize = 2;
 /// Names that are shorter than this have a distance of at most 1, because the short ones resemble each other.
@@ -118,15 +118,15 @@ impl Intended {
 pub(super) fn near_misses(object: Object, texts: Option<&BTreeMap<String, String>>) -> Vec<Warning> {
     let keys = texts.into_iter().flat_map(BTreeMap::keys);
     keys.filter(|key| may_be_meant(key))
-        .take(MAXIMUM_COMPARED)
+        .take(MAX_COMPARED)
         .filter_map(|key| Some(Warning::mistake(key, intended(key, object)?.message(object))))
         .collect()
 }
 
-/// At most [`MAXIMUM_UNKNOWN`] of the warnings, and one that there are more.
+/// At most [`MAX_UNKNOWN`] of the warnings, and one that there are more.
 pub(super) fn bounded(mut warnings: Vec<Warning>) -> Vec<Warning> {
-    if warnings.len() > MAXIMUM_UNKNOWN {
-        warnings.truncate(MAXIMUM_UNKNOWN);
+    if warnings.len() > MAX_UNKNOWN {
+        warnings.truncate(MAX_UNKNOWN);
         warnings.push(Warning::mistake(PREFIX, "has more keys without effect than are reported here"));
     }
     warnings
@@ -134,7 +134,7 @@ pub(super) fn bounded(mut warnings: Vec<Warning>) -> Vec<Warning> {
 
 /// Whether the key is worth a comparison with the known keys.
 fn may_be_meant(key: &str) -> bool {
-    key.len() <= MAXIMUM_KEY_BYTES
+    key.len() <= MAX_KEY_BYTES
         && KEY_FRAGMENTS.iter().any(|fragment| key.contains(fragment))
         && !key.starts_with(PREFIX)
         && !OTHERS_OF_K8UP.contains(&key)
@@ -361,8 +361,8 @@ mod tests {
         let many: BTreeMap<String, String> =
             (0..10_000).map(|number| (format!("stowaway.io/timeout.x{number:05}"), String::new())).collect();
         let found = near_misses(Object::Pod, Some(&many));
-        assert_eq!(found.len(), MAXIMUM_COMPARED);
-        assert_eq!(bounded(found).len(), MAXIMUM_UNKNOWN + 1);
+        assert_eq!(found.len(), MAX_COMPARED);
+        assert_eq!(bounded(found).len(), MAX_UNKNOWN + 1);
         assert_eq!(meant(&format!("stowaway.io/{}", "b".repeat(400)), Object::Pod), None);
     }
 

@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     keys::{Form, KEYS, Key, KeyId, PREFIX, key_of, nearest},
-    near_miss::{Intended, MAXIMUM_UNKNOWN, Object, bounded, near_misses},
+    near_miss::{Intended, MAX_UNKNOWN, Object, bounded, near_misses},
     request::{CommandRequest, Injection, KeyDialect, Lenient, Problem, Problems, Request, Warning},
     resources::resources,
     values::{self, Command},
@@ -317,7 +317,7 @@ impl<'a> Reader<'a> {
     /// with known keys.
     fn unknown(&mut self, key: &str, own: &str) {
         self.unknown += 1;
-        match self.unknown.cmp(&MAXIMUM_UNKNOWN) {
+        match self.unknown.cmp(&MAX_UNKNOWN) {
             Ordering::Greater => {}
             Ordering::Equal => {
                 self.warn(PREFIX, "has more unknown keys than are reported here; none of them has an effect");

@@ -39,7 +39,7 @@ fn warned_keys(request: &Request) -> Vec<&str> {
 
 #[test]
 fn wrong_values_are_problems() {
-    let long = "x".repeat(MAXIMUM_COMMAND_BYTES + 1);
+    let long = "x".repeat(MAX_COMMAND_BYTES + 1);
     let dotted = format!("{}r", "r.".repeat(32));
     let cases: &[(&str, &str, &str)] = &[
         ("/backupcommand", "", "empty"),
@@ -302,7 +302,7 @@ fn commands_are_split_or_taken_from_json() {
     for (key, value, argv) in cases {
         assert_eq!(request(&[(key, value)]).commands[0].argv, *argv, "{key} {value:?}");
     }
-    let longest = "x".repeat(MAXIMUM_COMMAND_BYTES);
+    let longest = "x".repeat(MAX_COMMAND_BYTES);
     assert_eq!(request(&[("/backupcommand", &longest)]).commands[0].argv, [longest]);
 }
 

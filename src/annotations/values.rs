@@ -11,14 +11,14 @@ use crate::model::{Excludes, LiteralSyntax};
 
 /// The longest command line that is accepted. An exec request carries it in its URL, and some servers reject longer
 /// URLs.
-pub const MAXIMUM_COMMAND_BYTES: usize = 16 * 1024;
+pub const MAX_COMMAND_BYTES: usize = 16 * 1024;
 
 /// The longest file extension. Namespace, container and command have at most 63 bytes each, and the name of a file has
 /// at most 255 bytes.
-pub const MAXIMUM_EXTENSION_BYTES: usize = 63;
+pub const MAX_EXTENSION_BYTES: usize = 63;
 
 /// The maximum number of names in one annotation.
-pub const MAXIMUM_NAMES: usize = 16;
+pub const MAX_NAMES: usize = 16;
 
 /// Parses a command line of Stowaway's own keys. A JSON array of strings is used as it is; anything else is split as
 /// K8up does.
@@ -67,9 +67,9 @@ pub(super) struct Command {
 }
 
 fn check_length(value: &str) -> Result<(), String> {
-    if value.len() > MAXIMUM_COMMAND_BYTES {
+    if value.len() > MAX_COMMAND_BYTES {
         return Err(format!(
-            "has more than {MAXIMUM_COMMAND_BYTES} bytes; put the script into the image or a ConfigMap and call it"
+            "has more than {MAX_COMMAND_BYTES} bytes; put the script into the image or a ConfigMap and call it"
         ));
     }
     Ok(())
@@ -102,22 +102,22 @@ pub fn label(value: &str) -> Result<(), String> {
 }
 
 /// Kubernetes' limit for names of objects.
-const MAXIMUM_NAME_BYTES: usize = 253;
+const MAX_NAME_BYTES: usize = 253;
 /// The schema of a Repository has this limit, because the name becomes the value of a label.
-const MAXIMUM_REPOSITORY_BYTES: usize = 63;
+const MAX_REPOSITORY_BYTES: usize = 63;
 
 /// The name of a Repository.
 pub(super) fn repository_name(value: &str) -> Result<String, String> {
     object_name(value)?;
-    if value.len() > MAXIMUM_REPOSITORY_BYTES {
-        return Err(format!("has more than {MAXIMUM_REPOSITORY_BYTES} bytes, the limit for the name of a Repository"));
+    if value.len() > MAX_REPOSITORY_BYTES {
+        return Err(format!("has more than {MAX_REPOSITORY_BYTES} bytes, the limit for the name of a Repository"));
     }
     Ok(value.to_owned())
 }
 
 /// The name of an object: DNS labels joined by dots, at most 253 bytes.
 pub fn object_name(value: &str) -> Result<(), String> {
-    if value.len() <= MAXIMUM_NAME_BYTES && value.split('.').all(|part| label(part).is_ok()) {
+    if value.len() <= MAX_NAME_BYTES && value.split('.').all(|part| label(part).is_ok()) {
         Ok(())
     } else {
         Err("is not an object's name: lower-case letters, digits, '-' and '.', at most 253".into())
@@ -126,8 +126,8 @@ pub fn object_name(value: &str) -> Result<(), String> {
 
 /// The suffix of a file's name.
 pub(super) fn extension(value: &str) -> Result<(), String> {
-    if value.len() > MAXIMUM_EXTENSION_BYTES {
-        Err(format!("has more than {MAXIMUM_EXTENSION_BYTES} bytes"))
+    if value.len() > MAX_EXTENSION_BYTES {
+        Err(format!("has more than {MAX_EXTENSION_BYTES} bytes"))
     } else if value.chars().any(|c| c == '/' || c == '\\' || c == ',' || c.is_control()) {
         Err("contains a slash, a comma or a control character; it is appended to a file's name, for example .sql"
             .into())
@@ -184,16 +184,16 @@ fn names(value: &str, check: impl Fn(&str) -> Result<(), String>) -> Result<Vec<
     let mut found: Vec<String> = Vec::new();
     let mut wrong: Vec<String> = Vec::new();
     for (index, name) in value.split(',').map(str::trim_ascii).enumerate() {
-        if index == MAXIMUM_NAMES {
-            wrong.push(format!("there are more than {MAXIMUM_NAMES} names"));
+        if index == MAX_NAMES {
+            wrong.push(format!("there are more than {MAX_NAMES} names"));
             break;
         }
         if name.is_empty() {
             wrong.push("a name is missing; names are separated by single commas".into());
         } else if found.iter().any(|earlier| earlier == name) {
             wrong.push(format!("{name:?} occurs twice"));
-        } else if name.len() > MAXIMUM_NAME_BYTES {
-            wrong.push(format!("a name has more than {MAXIMUM_NAME_BYTES} bytes"));
+        } else if name.len() > MAX_NAME_BYTES {
+            wrong.push(format!("a name has more than {MAX_NAME_BYTES} bytes"));
         } else if let Err(reason) = check(name) {
             wrong.push(reason);
         } else {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::{
     Warning,
     keys::{KEYS, KeyId, PREFIX, nearest},
-    near_miss::{Intended, MAXIMUM_UNKNOWN, Object, bounded, near_misses},
+    near_miss::{Intended, MAX_UNKNOWN, Object, bounded, near_misses},
     values,
 };
 
@@ -31,7 +31,7 @@ fn unread_keys(own: Option<&Texts>, is_in_template: impl Fn(&str) -> bool) -> Ve
         .flatten()
         .filter(|(key, _)| !is_in_template(key))
         .filter_map(|(key, value)| Some(Warning::mistake(key, message(key, value)?)))
-        .take(MAXIMUM_UNKNOWN + 1)
+        .take(MAX_UNKNOWN + 1)
         .collect()
 }
 
@@ -109,8 +109,8 @@ mod tests {
     #[test]
     fn number_and_length_of_the_keys_that_are_compared_with_the_known_ones_are_bounded() {
         let many: Texts = (0..10_000).map(|index| (format!("{PREFIX}x{index:05}"), String::new())).collect();
-        assert_eq!(unread_keys(Some(&many), |_| false).len(), MAXIMUM_UNKNOWN + 1);
-        assert_eq!(workload_warnings(Some(&many), None).len(), MAXIMUM_UNKNOWN + 1);
+        assert_eq!(unread_keys(Some(&many), |_| false).len(), MAX_UNKNOWN + 1);
+        assert_eq!(workload_warnings(Some(&many), None).len(), MAX_UNKNOWN + 1);
         // Keys that the template has as well do not count.
         let mut own = many.clone();
         own.insert(format!("{PREFIX}zeal"), String::new());

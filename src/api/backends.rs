@@ -231,7 +231,7 @@ pub struct VolumeBackend {
 }
 
 /// Maximum length of a volume's name in bytes. A status limits the location of an archive, which contains the name.
-const MAXIMUM_NAME_BYTES: usize = 512;
+const MAX_NAME_BYTES: usize = 512;
 
 impl VolumeBackend {
     /// The volume, without the directory on it, as the location of an archive names it. A claim has the form of the
@@ -251,7 +251,7 @@ impl VolumeBackend {
         } else {
             String::new()
         };
-        name.truncate(name.floor_char_boundary(MAXIMUM_NAME_BYTES));
+        name.truncate(name.floor_char_boundary(MAX_NAME_BYTES));
         name
     }
 }

@@ -8,7 +8,7 @@ use super::{COMPLETE, FAILED, RECONCILING, STALLED};
 use crate::model::{Verdict, escape};
 
 /// Kubernetes allows 32 KiB for a condition's message, but a sentence is enough.
-const MAXIMUM_MESSAGE_BYTES: usize = 4096;
+const MAX_MESSAGE_BYTES: usize = 4096;
 
 /// Sets the condition of this type. `lastTransitionTime` changes only when the status does.
 pub fn set_condition(
@@ -38,7 +38,7 @@ pub fn set_condition_status(
         .map_or_else(|| Time(now), |condition| condition.last_transition_time.clone());
     let new = Condition {
         last_transition_time: since,
-        message: message[..message.floor_char_boundary(MAXIMUM_MESSAGE_BYTES)].to_owned(),
+        message: message[..message.floor_char_boundary(MAX_MESSAGE_BYTES)].to_owned(),
         observed_generation: generation,
         reason: reason.to_owned(),
         status: status.to_owned(),

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Proof, RunReport, Verdict, escape_lines};
 
 /// The schema's limit of [`Outcome::stderr_tail`] and [`Outcome::log_tail`].
-const MAXIMUM_TAIL_BYTES: usize = 1024;
+const MAX_TAIL_BYTES: usize = 1024;
 
 /// A reference to a repository.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
@@ -215,7 +215,7 @@ impl From<RunReport> for Outcome {
 /// Escapes control characters, which lengthens the text, and keeps as many of its last bytes as the schema allows.
 fn tail(text: &str) -> String {
     let text = escape_lines(text);
-    text[text.ceil_char_boundary(text.len().saturating_sub(MAXIMUM_TAIL_BYTES))..].to_owned()
+    text[text.ceil_char_boundary(text.len().saturating_sub(MAX_TAIL_BYTES))..].to_owned()
 }
 
 /// The schema of a duration as Go writes it, in hours, minutes, seconds and milliseconds: `90s`, `1h30m`. Its limits

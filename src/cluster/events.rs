@@ -10,7 +10,7 @@ use super::call::{self, CallError};
 use crate::model::escape;
 
 /// The limit of the API server for an Event's note.
-const MAXIMUM_NOTE_BYTES: usize = 1000;
+const MAX_NOTE_BYTES: usize = 1000;
 
 /// Writes Events. Writing the same Event again within minutes only increments its count.
 #[derive(Clone)]
@@ -37,7 +37,7 @@ impl EventRecorder {
         let event = Event {
             type_: if is_warning { EventType::Warning } else { EventType::Normal },
             reason: reason.to_owned(),
-            note: Some(note[..note.floor_char_boundary(MAXIMUM_NOTE_BYTES)].to_owned()),
+            note: Some(note[..note.floor_char_boundary(MAX_NOTE_BYTES)].to_owned()),
             action: action.to_owned(),
             secondary: job.map(|name| ObjectReference {
                 api_version: Some("batch/v1".into()),

@@ -34,7 +34,7 @@ mod templates;
 pub use explain::{CommandLine, Explanation, SourceExplanation, command_lines, explain};
 pub use outcome::{Cause, Effect, Finding, Injected, Outcome};
 pub use resources::{QualityOfService, quality_of_service};
-pub use strict_json::{MAXIMUM_BYTES, ReadError, StrictJson, read_json, twice};
+pub use strict_json::{MAX_BYTES, ReadError, StrictJson, read_json, twice};
 pub use templates::{Template, TemplateError, pods_of};
 
 use serde_json::Value;
@@ -46,7 +46,7 @@ use self::{
 use crate::{
     annotations::{self, Injection, KeyId, Lenient, Problems, own_key},
     api::Repository,
-    plan::{MAXIMUM_SOURCES, NON_ROOT},
+    plan::{MAX_SOURCES, NON_ROOT},
 };
 
 /// The facts of the admission request, besides the pod.
@@ -110,9 +110,9 @@ pub fn inject(pod: &Value, facts: &InjectionFacts<'_>) -> Outcome {
         findings.push(Finding::new(Cause::WindowsPod, message));
         return not_injectable(pod, findings, warnings);
     }
-    if request.commands.len() > MAXIMUM_SOURCES {
+    if request.commands.len() > MAX_SOURCES {
         let message =
-            format!("the pod has {} commands, but a Backup has at most {MAXIMUM_SOURCES}", request.commands.len());
+            format!("the pod has {} commands, but a Backup has at most {MAX_SOURCES}", request.commands.len());
         findings.push(Finding::new(Cause::InvalidAnnotation, message));
         return not_injectable(pod, findings, warnings);
     }

@@ -15,9 +15,9 @@ use crate::model::{
 };
 
 /// Kubernetes' limit for all annotations of an object. The API server checks it only after its webhooks.
-const MAXIMUM_ANNOTATION_BYTES: usize = 256 * 1024;
+const MAX_ANNOTATION_BYTES: usize = 256 * 1024;
 /// More containers or volumes than any pod has. The API server could store far fewer.
-const MAXIMUM_ENTRIES: usize = 2000;
+const MAX_ENTRIES: usize = 2000;
 
 /// The names of Stowaway's containers.
 pub(super) const OUR_CONTAINERS: [&str; 3] = [HELPER_VOLUME, SIDECAR_CONTAINER, RESTORE_CONTAINER];
@@ -112,7 +112,7 @@ impl<'a> PodView<'a> {
             None | Some(Value::Null) => {}
             Some(Value::Object(map)) => {
                 let bytes: usize = map.iter().map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum();
-                if bytes > MAXIMUM_ANNOTATION_BYTES {
+                if bytes > MAX_ANNOTATION_BYTES {
                     let message = format!("the annotations have {bytes} bytes, but Kubernetes allows only 262144");
                     return Err(Finding::new(Cause::TooLarge, message));
                 }
@@ -144,8 +144,8 @@ impl<'a> PodView<'a> {
         if view.in_list(List::App).next().is_none() {
             return Err(not_a_pod("it has no containers"));
         }
-        if view.containers.len() > MAXIMUM_ENTRIES || view.volumes.len() > MAXIMUM_ENTRIES {
-            return Err(Finding::new(Cause::TooLarge, format!("more than {MAXIMUM_ENTRIES} containers or volumes")));
+        if view.containers.len() > MAX_ENTRIES || view.volumes.len() > MAX_ENTRIES {
+            return Err(Finding::new(Cause::TooLarge, format!("more than {MAX_ENTRIES} containers or volumes")));
         }
         Ok(view)
     }

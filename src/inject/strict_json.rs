@@ -11,12 +11,12 @@ use serde::{
 use serde_json::{Map, Number, Value, map::Entry};
 
 /// The largest request that the API server accepts.
-pub const MAXIMUM_BYTES: usize = 3 * 1024 * 1024;
+pub const MAX_BYTES: usize = 3 * 1024 * 1024;
 
 /// Why a text was rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    #[error("it has {0} bytes, but a Kubernetes object has at most {MAXIMUM_BYTES}")]
+    #[error("it has {0} bytes, but a Kubernetes object has at most {MAX_BYTES}")]
     TooLarge(usize),
     /// It is not JSON, is nested too deeply, or has a duplicate key.
     #[error("it cannot be parsed as JSON: {0}")]
@@ -28,7 +28,7 @@ pub enum ReadError {
 /// # Errors
 /// If the text is too large, is not JSON, is nested too deeply, or has a duplicate key.
 pub fn read_json(text: &[u8]) -> Result<Value, ReadError> {
-    if text.len() > MAXIMUM_BYTES {
+    if text.len() > MAX_BYTES {
         return Err(ReadError::TooLarge(text.len()));
     }
     let StrictJson(value) = serde_json::from_slice(text)?;
@@ -141,7 +141,7 @@ mod tests {
         for text in ["[".repeat(1_000_000), "{\"a\":".repeat(500_000)] {
             assert!(read_json(text.as_bytes()).unwrap_err().to_string().contains("recursion limit"));
         }
-        assert!(matches!(read_json(&vec![b' '; MAXIMUM_BYTES + 1]), Err(ReadError::TooLarge(_))));
+        assert!(matches!(read_json(&vec![b' '; MAX_BYTES + 1]), Err(ReadError::TooLarge(_))));
     }
 
     #[test]

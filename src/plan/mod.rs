@@ -60,7 +60,7 @@ pub use maintenance::{
     plan_maintenance, pruned_repositories, same_repositories,
 };
 pub use sources::{
-    ClaimFacts, ClaimMount, ClaimSnapshot, DEFAULT_CONTAINER, DeclaredClaim, EarlierSource, Expected, MAXIMUM_SOURCES,
+    ClaimFacts, ClaimMount, ClaimSnapshot, DEFAULT_CONTAINER, DeclaredClaim, EarlierSource, Expected, MAX_SOURCES,
     ObservedPod, ObservedWorkload, PlanProblem, PlanWarning, PlannedSource, SnapshotFacts, SourceFacts, SourcePlan,
     UnknownContainer, Workload, container_of, declared_claim, plan_sources, snapshot_volumes,
 };

@@ -22,7 +22,7 @@ pub const DATA_VOLUME: &str = "data";
 pub const TARGET_VOLUME: &str = "target";
 
 /// Kubernetes' limit for a label's value, which a Job's name becomes.
-const MAXIMUM_NAME: usize = 63;
+const MAX_NAME: usize = 63;
 const HASH_DIGITS: usize = 10;
 
 /// Prefix of the names of the `ServiceAccount`s of runs. Admission policies match on it; see `resources::manifests`.
@@ -131,7 +131,7 @@ pub fn job_name(owner: &OwnerRef, source: &str, attempt: u32) -> String {
         .name
         .chars()
         .map(|character| if character.is_ascii_alphanumeric() { character.to_ascii_lowercase() } else { '-' })
-        .take(MAXIMUM_NAME - 1 - HASH_DIGITS)
+        .take(MAX_NAME - 1 - HASH_DIGITS)
         .collect();
     format!("{}-{hash}", readable.trim_matches('-'))
 }

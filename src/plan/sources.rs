@@ -59,7 +59,7 @@ use warnings::Warnings;
 pub use workloads::ObservedWorkload;
 
 /// The limit of sources of one Backup, because its status lists them all.
-pub const MAXIMUM_SOURCES: usize = 256;
+pub const MAX_SOURCES: usize = 256;
 
 /// A pod, and its workload.
 #[derive(Clone, Debug)]
@@ -227,7 +227,7 @@ pub enum PlanProblem {
     Selector { message: String },
     /// More sources than a Backup's status can list.
     #[error(
-        "{count} sources are selected, and a Backup has at most {MAXIMUM_SOURCES}: {} and all after it are not stored; narrow the label selector and create several Backups",
+        "{count} sources are selected, and a Backup has at most {MAX_SOURCES}: {} and all after it are not stored; narrow the label selector and create several Backups",
         first
     )]
     TooManySources {
@@ -279,7 +279,7 @@ pub fn plan_sources(facts: SourceFacts<'_>) -> SourcePlan {
         }
     };
     let workloads = facts.expected.and_then(|expected| expected.workloads).unwrap_or_default();
-    let expected_pods = workloads::expected_pods(workloads, facts.pods, MAXIMUM_SOURCES + 1);
+    let expected_pods = workloads::expected_pods(workloads, facts.pods, MAX_SOURCES + 1);
     let mut units: BTreeMap<Workload, Unit<'_>> = BTreeMap::new();
     let (mut claims, mut left_out) = (Claims::default(), LeftOut::default());
     let mut replicas = Replicas::default();

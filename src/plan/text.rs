@@ -8,11 +8,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 use crate::model::escape;
 
 /// The longest message in a status. A status with 256 sources, each with such a message, still fits into one object.
-const MAXIMUM_MESSAGE_BYTES: usize = 1024;
+const MAX_MESSAGE_BYTES: usize = 1024;
 
-/// The text as one line without control characters, cut to [`MAXIMUM_MESSAGE_BYTES`].
+/// The text as one line without control characters, cut to [`MAX_MESSAGE_BYTES`].
 pub(super) fn clip(text: &str) -> String {
-    clip_to(&escape(text), MAXIMUM_MESSAGE_BYTES)
+    clip_to(&escape(text), MAX_MESSAGE_BYTES)
 }
 
 /// Cuts each text to an equal share of `budget` if the texts together take more than `budget` bytes.
@@ -53,14 +53,14 @@ fn character_length(character: char) -> usize {
 }
 
 /// The longest text in an entry of a long list of a status, which has to fit into one object together with the sources.
-const MAXIMUM_LINE_BYTES: usize = 320;
+const MAX_LINE_BYTES: usize = 320;
 
-/// The text, cut to [`MAXIMUM_LINE_BYTES`].
+/// The text, cut to [`MAX_LINE_BYTES`].
 pub(super) fn clip_line(text: &str) -> String {
-    if text.len() <= MAXIMUM_LINE_BYTES {
+    if text.len() <= MAX_LINE_BYTES {
         return text.to_owned();
     }
-    format!("{}…", &text[..text.floor_char_boundary(MAXIMUM_LINE_BYTES - '…'.len_utf8())])
+    format!("{}…", &text[..text.floor_char_boundary(MAX_LINE_BYTES - '…'.len_utf8())])
 }
 
 /// The next step if the node is lost, because its kubelet never reports that a pod has ended.
@@ -126,7 +126,7 @@ mod tests {
     fn text_is_cut_by_its_size_as_json() {
         for text in ["a".repeat(5000), "\u{1}".repeat(5000), "é\"".repeat(5000)] {
             let cut = clip(&text);
-            assert!(serde_json::to_string(&cut).unwrap().len() <= MAXIMUM_MESSAGE_BYTES + 2, "{cut}");
+            assert!(serde_json::to_string(&cut).unwrap().len() <= MAX_MESSAGE_BYTES + 2, "{cut}");
             assert!(cut.ends_with('…') && cut.len() > 100);
         }
         assert_eq!(clip("short"), "short");

@@ -14,6 +14,6 @@ mod unseal;
 pub use exec_mode::{ExecMode, socket_command};
 pub use exit::{HELD_OPEN, INPUT_LEFT, failure_of, status_of};
 pub use marker::Marker;
-pub use script::{CommandLineError, MAXIMUM_COMMAND_LINE, dump_command, restore_command};
+pub use script::{CommandLineError, MAX_COMMAND_LINE, dump_command, restore_command};
 pub use stowaway_protocol::{self as sealed, Nonce};
 pub use unseal::{UnsealError, Unsealer};

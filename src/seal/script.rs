@@ -1,7 +1,7 @@
 //! The command lines of the shell forms: a script, followed by the user's command.
 
 /// The limit of a command line. An exec's command line is part of its URL, whose length API servers and proxies limit.
-pub const MAXIMUM_COMMAND_LINE: usize = 16 * 1024;
+pub const MAX_COMMAND_LINE: usize = 16 * 1024;
 
 const DUMP: &str = concat!(include_str!("scripts/processes.sh"), include_str!("scripts/dump.sh"));
 const RESTORE: &str = concat!(include_str!("scripts/processes.sh"), include_str!("scripts/restore.sh"));
@@ -17,7 +17,7 @@ pub enum CommandLineError {
     Option(String),
     /// The exec's URL would be too long.
     #[error(
-        "the command line is {0} bytes long and at most {MAXIMUM_COMMAND_LINE} fit in a request: put it into a script in the image or a mounted file"
+        "the command line is {0} bytes long and at most {MAX_COMMAND_LINE} fit in a request: put it into a script in the image or a mounted file"
     )]
     TooLong(usize),
     /// An argument contains a NUL character, which arguments cannot hold.
@@ -51,7 +51,7 @@ pub(super) fn behind(prefix: &[&str], command: &[String]) -> Result<Vec<String>,
     let line: Vec<String> =
         prefix.iter().map(|argument| (*argument).to_owned()).chain(command.iter().cloned()).collect();
     let length = line.iter().map(|argument| argument.len() + 1).sum();
-    if length > MAXIMUM_COMMAND_LINE { Err(CommandLineError::TooLong(length)) } else { Ok(line) }
+    if length > MAX_COMMAND_LINE { Err(CommandLineError::TooLong(length)) } else { Ok(line) }
 }
 
 /// The script without comments, indentation and empty lines. It contains no here-document, which this would break.
@@ -79,10 +79,10 @@ mod tests {
     #[test]
     fn limit_holds_for_the_whole_command_line() {
         let rest =
-            MAXIMUM_COMMAND_LINE - dump_command(&command(&["x"])).unwrap().iter().map(|w| w.len() + 1).sum::<usize>();
+            MAX_COMMAND_LINE - dump_command(&command(&["x"])).unwrap().iter().map(|w| w.len() + 1).sum::<usize>();
         assert!(dump_command(&command(&["x", &"y".repeat(rest - 1)])).is_ok());
         let too_long = dump_command(&command(&["x", &"y".repeat(rest)]));
-        assert_eq!(too_long, Err(CommandLineError::TooLong(MAXIMUM_COMMAND_LINE + 1)));
+        assert_eq!(too_long, Err(CommandLineError::TooLong(MAX_COMMAND_LINE + 1)));
     }
 
     #[test]

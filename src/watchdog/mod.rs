@@ -18,7 +18,7 @@ use crate::{
     plan::labels,
 };
 
-pub use turns::{Candidate, MAX_WAIT, MAXIMUM_TRIES, PAUSE, RepairBatch, RepairQueue};
+pub use turns::{Candidate, MAX_TRIES, MAX_WAIT, PAUSE, RepairBatch, RepairQueue};
 
 /// The reason of a pod without its requested injection, which a new pod would get.
 pub const NOT_INJECTED: &str = "NotInjected";

@@ -15,7 +15,7 @@ pub const PAUSE: SignedDuration = SignedDuration::from_secs(30);
 /// The time for which the queue waits for the successor of a replaced pod.
 pub const MAX_WAIT: SignedDuration = SignedDuration::from_mins(5);
 /// The number of times that pods of one owner are replaced without success.
-pub const MAXIMUM_TRIES: u32 = 3;
+pub const MAX_TRIES: u32 = 3;
 /// The time for which an owner that was given up is not tried again.
 const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_hours(24);
 /// Kinds of owners whose pods are recreated without loss. A Job would begin its work from the start.
@@ -113,7 +113,7 @@ impl RepairQueue {
         for (owner, candidate) in by_owner {
             match self.tries.get_mut(owner) {
                 // The pod after the last try lacks it again, or no pod was created.
-                Some(tries) if tries.count >= MAXIMUM_TRIES => {
+                Some(tries) if tries.count >= MAX_TRIES => {
                     if !is_waited_for && !std::mem::replace(&mut tries.reported, true) {
                         batch.given_up.push(candidate);
                     }
@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn an_owner_whose_pods_still_lack_something_is_given_up_once() {
         let mut queue = RepairQueue::default();
-        for round in 0..i64::from(MAXIMUM_TRIES) {
+        for round in 0..i64::from(MAX_TRIES) {
             let again = [candidate("a", "a", round * 100)];
             assert_eq!(names(&queue.next(&again, at(round * 100 + 50)).may), ["a"], "{round}");
             queue.replaced(&again[0], at(round * 100 + 50));

@@ -36,7 +36,7 @@ const RECHECK: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// Larger than any answer to the call.
-const MAXIMUM_ANSWER_BYTES: u64 = 64 * 1024;
+const MAX_ANSWER_BYTES: u64 = 64 * 1024;
 /// A review that every version answers, and that no metric counts.
 const SELF_REVIEW: &str = r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"self","dryRun":true,"kind":{"group":"","version":"v1","kind":"Pod"},"operation":"CREATE","object":{"apiVersion":"v1","kind":"Pod","metadata":{},"spec":{"containers":[{"name":"a"}]}}}}"#;
 
@@ -201,7 +201,7 @@ impl SelfCall {
         stream.write_all(SELF_REVIEW.as_bytes()).await?;
         stream.flush().await?;
         let mut answer = Vec::new();
-        stream.take(MAXIMUM_ANSWER_BYTES).read_to_end(&mut answer).await?;
+        stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await?;
         let answer = String::from_utf8_lossy(&answer);
         if answer.starts_with("HTTP/1.1 200") && answer.contains(r#""uid":"self","allowed":true"#) {
             return Ok(());

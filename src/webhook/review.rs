@@ -21,15 +21,15 @@ const KIND: &str = "AdmissionReview";
 
 /// The limits of one warning and of all warnings, beyond which the API server cuts them (in characters; this code
 /// counts bytes).
-const MAXIMUM_WARNING_BYTES: usize = 256;
-const MAXIMUM_WARNINGS_BYTES: usize = 4096;
+const MAX_WARNING_BYTES: usize = 256;
+const MAX_WARNINGS_BYTES: usize = 4096;
 /// Room for the warning that further warnings were left out.
 const MORE_BYTES: usize = 64;
 /// The maximum number of causes, and the maximum length of a message, in an answer.
-const MAXIMUM_CAUSES: usize = 256;
-const MAXIMUM_MESSAGE_BYTES: usize = 16 * 1024;
+const MAX_CAUSES: usize = 256;
+const MAX_MESSAGE_BYTES: usize = 16 * 1024;
 /// The maximum length of a value of an audit annotation.
-const MAXIMUM_AUDIT_BYTES: usize = 2048;
+const MAX_AUDIT_BYTES: usize = 2048;
 
 /// The review as the API server sends it.
 #[derive(Deserialize)]
@@ -205,7 +205,7 @@ impl Answer {
     /// Never in practice, because all of it is plain data.
     pub fn write(&self, request: &Request) -> Result<Vec<u8>, serde_json::Error> {
         let patch = if self.patch.is_empty() { None } else { Some(STANDARD.encode(serde_json::to_vec(&self.patch)?)) };
-        let audit = self.audit.iter().map(|(key, value)| (*key, clip(value, MAXIMUM_AUDIT_BYTES))).collect();
+        let audit = self.audit.iter().map(|(key, value)| (*key, clip(value, MAX_AUDIT_BYTES))).collect();
         serde_json::to_vec(&ReviewResponse {
             api_version: API_VERSION,
             kind: KIND,
@@ -286,13 +286,13 @@ fn status<'a>(refusal: &'a Refusal, request: &'a Request) -> Status<'a> {
         api_version: "",
         kind: "",
         outcome: "Failure",
-        message: clip(&message, MAXIMUM_MESSAGE_BYTES),
+        message: clip(&message, MAX_MESSAGE_BYTES),
         reason: format!("{:?}", refusal.kind),
         details: Some(Details {
             name: &request.name,
             group: &request.kind.group,
             kind: &request.kind.kind,
-            causes: &refusal.problems[..refusal.problems.len().min(MAXIMUM_CAUSES)],
+            causes: &refusal.problems[..refusal.problems.len().min(MAX_CAUSES)],
         }),
         code: refusal.kind.code(),
     }
@@ -329,8 +329,8 @@ fn clip_all(warnings: &[String]) -> Vec<String> {
     let mut clipped = Vec::new();
     let mut bytes = 0;
     for (index, warning) in warnings.iter().enumerate() {
-        let warning = clip(warning, MAXIMUM_WARNING_BYTES);
-        if bytes + warning.len() + MORE_BYTES > MAXIMUM_WARNINGS_BYTES {
+        let warning = clip(warning, MAX_WARNING_BYTES);
+        if bytes + warning.len() + MORE_BYTES > MAX_WARNINGS_BYTES {
             clipped.push(format!("stowaway: and {} more warnings", warnings.len() - index));
             break;
         }

@@ -29,17 +29,17 @@ use super::{
 };
 use crate::{
     annotations::{Injection, positive_duration},
-    inject::MAXIMUM_BYTES,
+    inject::MAX_BYTES,
 };
 
 /// The largest review that is read: the largest object that the API server accepts, its old version, and the fields
 /// around them.
-pub const MAXIMUM_REVIEW_BYTES: usize = 2 * MAXIMUM_BYTES + MAXIMUM_BYTES / 3;
+pub const MAX_REVIEW_BYTES: usize = 2 * MAX_BYTES + MAX_BYTES / 3;
 /// The longest deadline of an answer, whatever timeout the API server sends.
 const MAX_ANSWER: Duration = Duration::from_secs(1);
 /// The maximum number of parts of a review, counted by its commas. Each part becomes a value in memory, which may be
 /// many times as large as its text. A review of the largest object with the longest lists that users write has fewer.
-const MAXIMUM_PARTS: usize = 250_000;
+const MAX_PARTS: usize = 250_000;
 /// Memory that each request may use without a permit. Most reviews are smaller.
 const FREE_BYTES: usize = 16 * 1024;
 /// Memory that all requests together may use beyond that, in KiB. If it is exhausted, a request is rejected at once.
@@ -146,7 +146,7 @@ impl Refused {
     }
 
     fn too_long() -> Self {
-        Self::too_large(format!("a review has at most {MAXIMUM_REVIEW_BYTES} bytes"))
+        Self::too_large(format!("a review has at most {MAX_REVIEW_BYTES} bytes"))
     }
 }
 
@@ -172,8 +172,8 @@ async fn reviewed(admission: &Admission, endpoint: AdmissionEndpoint, request: R
         let message = format!("the review did not arrive within {} ms", deadline.as_millis());
         Err(Refused::new(Unanswered::Timeout, StatusCode::GATEWAY_TIMEOUT, message))
     })?;
-    if memchr::memchr_iter(b',', &text).count() > MAXIMUM_PARTS {
-        return Err(Refused::too_large(format!("a review has at most {MAXIMUM_PARTS} commas")));
+    if memchr::memchr_iter(b',', &text).count() > MAX_PARTS {
+        return Err(Refused::too_large(format!("a review has at most {MAX_PARTS} commas")));
     }
     let request = review::read(&text)?;
     drop(text);
@@ -203,7 +203,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 /// Reads the whole body. Returns it with its permit of the shared memory.
 async fn read(request: Request, memory: &Arc<Semaphore>) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Refused> {
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    if length.and_then(|length| length.parse::<usize>().ok()).is_some_and(|length| length > MAXIMUM_REVIEW_BYTES) {
+    if length.and_then(|length| length.parse::<usize>().ok()).is_some_and(|length| length > MAX_REVIEW_BYTES) {
         return Err(Refused::too_long());
     }
     let mut body = request.into_body();
@@ -220,7 +220,7 @@ async fn read(request: Request, memory: &Arc<Semaphore>) -> Result<(Bytes, Optio
         };
         let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
         let length = first.len() + whole.len() + data.len();
-        if length > MAXIMUM_REVIEW_BYTES {
+        if length > MAX_REVIEW_BYTES {
             return Err(Refused::too_long());
         }
         take(memory, &mut permit, length)?;

@@ -18,7 +18,7 @@ use crate::{
     annotations::Carrier,
     api::{self, Repository},
     inject::{
-        CommandLine, Effect, Explanation, InjectionFacts, MAXIMUM_BYTES, QualityOfService, StrictJson, command_lines,
+        CommandLine, Effect, Explanation, InjectionFacts, MAX_BYTES, QualityOfService, StrictJson, command_lines,
         explain, pods_of,
     },
     model::injected::{HELPER_MOUNT, SECRETS_FOLDER, VOLUMES_FOLDER},
@@ -129,21 +129,21 @@ fn kinds(passed_over: &[String]) -> String {
 
 fn read(filename: &str) -> Result<String, CliError> {
     let failed = |error: std::io::Error| CliError::Usage(format!("failed to read {filename}: {error}"));
-    let limit = u64::try_from(MAXIMUM_FILE_BYTES).unwrap_or(u64::MAX);
+    let limit = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX);
     let mut text = String::new();
     if filename == "-" {
         std::io::stdin().take(limit).read_to_string(&mut text).map_err(failed)?;
     } else {
         std::fs::File::open(filename).map_err(failed)?.take(limit).read_to_string(&mut text).map_err(failed)?;
     }
-    if text.len() >= MAXIMUM_FILE_BYTES {
-        return Err(CliError::Usage(format!("{filename} has more than {MAXIMUM_FILE_BYTES} bytes")));
+    if text.len() >= MAX_FILE_BYTES {
+        return Err(CliError::Usage(format!("{filename} has more than {MAX_FILE_BYTES} bytes")));
     }
     Ok(text)
 }
 
 /// Larger than any file of manifests. It bounds the read from an endless device.
-const MAXIMUM_FILE_BYTES: usize = 16 * MAXIMUM_BYTES;
+const MAX_FILE_BYTES: usize = 16 * MAX_BYTES;
 
 /// The objects of a file, YAML or JSON, without empty documents.
 fn documents(text: &str) -> Result<Vec<Value>, CliError> {

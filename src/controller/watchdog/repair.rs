@@ -18,7 +18,7 @@ use crate::{
         observe,
         replace::{self, Eviction},
     },
-    watchdog::{Candidate, MAXIMUM_TRIES, RepairBatch},
+    watchdog::{Candidate, MAX_TRIES, RepairBatch},
 };
 
 /// The webhook's Deployment. Its pods are Ready only while they can call themselves by the Service's name, with the
@@ -50,7 +50,7 @@ impl Watchdog {
         for candidate in given_up {
             self.metrics.count_repair(Repaired::GivenUp);
             let note = format!(
-                "pod {} was replaced {MAXIMUM_TRIES} times, and each new pod was created without the requested injection; \
+                "pod {} was replaced {MAX_TRIES} times, and each new pod was created without the requested injection; \
                  it is not replaced again. See the webhook's log and metrics",
                 candidate.name
             );

@@ -13,7 +13,7 @@ use crate::{
     },
     model::{Reason, SourceName, Verdict},
     plan::{
-        sources::{MAXIMUM_SOURCES, PlanProblem},
+        sources::{MAX_SOURCES, PlanProblem},
         text::{clip_line, selector_text},
     },
 };
@@ -48,7 +48,7 @@ pub(super) fn freeze(
     }
     mistakes::record(plan, status, actions);
     let count = sources.len();
-    if let Some(first) = sources.keys().nth(MAXIMUM_SOURCES).cloned() {
+    if let Some(first) = sources.keys().nth(MAX_SOURCES).cloned() {
         let problem = PlanProblem::TooManySources { count, first: first.clone() };
         sources.split_off(&first);
         actions.events.push(event_record(&problem.reason().to_string(), problem.to_string()));
@@ -87,8 +87,8 @@ pub(super) fn freeze(
 
 /// The entries which fit into the status, and the number of those which do not.
 fn listed<T: Clone>(all: &[T]) -> (Vec<T>, u32) {
-    let rest = all.len().saturating_sub(MAXIMUM_SOURCES);
-    (all.iter().take(MAXIMUM_SOURCES).cloned().collect(), u32::try_from(rest).unwrap_or(u32::MAX))
+    let rest = all.len().saturating_sub(MAX_SOURCES);
+    (all.iter().take(MAX_SOURCES).cloned().collect(), u32::try_from(rest).unwrap_or(u32::MAX))
 }
 
 /// Kind and name of a skipped claim or workload.
@@ -164,7 +164,7 @@ pub(super) fn release_ended(
         if status.skipped.iter().any(|skipped| skipped.name == workload) {
             continue;
         }
-        if status.skipped.len() >= MAXIMUM_SOURCES {
+        if status.skipped.len() >= MAX_SOURCES {
             status.skipped_not_listed = status.skipped_not_listed.saturating_add(1);
             continue;
         }

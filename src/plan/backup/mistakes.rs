@@ -11,26 +11,26 @@ use crate::{
 /// The reason of an Event about an annotation which probably has a mistake.
 const ANNOTATION_WARNING: &str = "AnnotationWarning";
 /// The maximum number of mistakes which a status lists, and of Events about annotations.
-const MAXIMUM_LISTED: usize = 32;
+const MAX_LISTED: usize = 32;
 /// The number of mistakes which the message of a condition names.
 const NAMED: usize = 3;
 
 /// Writes the mistakes into the status, and reports each warning by an Event.
 pub(super) fn record(plan: &SourcePlan, status: &mut BackupStatus, actions: &mut Actions) {
     let mistakes = || plan.warnings.iter().filter(|one| one.warning.is_mistake);
-    let listed = mistakes().take(MAXIMUM_LISTED).map(|one| AnnotationWarning {
+    let listed = mistakes().take(MAX_LISTED).map(|one| AnnotationWarning {
         object: clip_line(&escape(&one.object)),
         key: clip_line(&escape(&one.warning.key)),
         message: clip_line(&escape(&one.warning.message)),
     });
     status.annotation_warnings = listed.collect();
-    status.annotation_warnings_not_listed = rest(mistakes().count(), MAXIMUM_LISTED);
+    status.annotation_warnings_not_listed = rest(mistakes().count(), MAX_LISTED);
     let mut event = |note: String| {
         let reason = ANNOTATION_WARNING.to_owned();
         actions.events.push(EventRecord { is_warning: true, reason, action: "Plan", note, job: None });
     };
-    plan.warnings.iter().take(MAXIMUM_LISTED).for_each(|warning| event(warning.to_string()));
-    let more = rest(plan.warnings.len(), MAXIMUM_LISTED);
+    plan.warnings.iter().take(MAX_LISTED).for_each(|warning| event(warning.to_string()));
+    let more = rest(plan.warnings.len(), MAX_LISTED);
     if more > 0 {
         event(format!("{more} more annotations or labels have a warning; stowaway explain prints those of a file"));
     }

@@ -9,7 +9,7 @@ use super::{Draft, PlannedSource};
 use crate::annotations::CommandRequest;
 
 /// The longest file name of a file system.
-const MAXIMUM_NAME_BYTES: usize = 255;
+const MAX_NAME_BYTES: usize = 255;
 
 /// `/<namespace>-<container>[-<command>]<extension>`.
 pub(super) fn first_choice(namespace: &str, container: &str, command: &CommandRequest) -> String {
@@ -38,7 +38,7 @@ fn last_choice(draft: &Draft) -> String {
 /// its second choice. Every source has an alternative path which no other source of the plan has.
 pub(super) fn assign(drafts: Vec<Draft>) -> Vec<PlannedSource> {
     let mut taken = BTreeSet::new();
-    let mut free = |path: &str| path.len() - 1 <= MAXIMUM_NAME_BYTES && taken.insert(path.to_owned());
+    let mut free = |path: &str| path.len() - 1 <= MAX_NAME_BYTES && taken.insert(path.to_owned());
     // All first choices are assigned before any second choice, so that a second choice never takes another source's
     // first one.
     let kept: Vec<bool> = drafts.iter().map(|draft| free(&draft.source.identity.path)).collect();

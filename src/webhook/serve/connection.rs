@@ -36,7 +36,7 @@ use super::{Limits, is_leaving};
 use crate::webhook::metrics::{HandshakeFailure, Metrics};
 
 /// The largest head of a request; the API server's has some hundred bytes.
-const MAXIMUM_HEAD_BYTES: usize = 16 * 1024;
+const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// The size of the read buffer.
 const BUFFER_BYTES: usize = 32 * 1024;
 
@@ -145,7 +145,7 @@ impl Connection {
         });
         let connection = http1::Builder::new()
             .header_read_timeout(None)
-            .max_header_size(MAXIMUM_HEAD_BYTES)
+            .max_header_size(MAX_HEAD_BYTES)
             .max_buf_size(BUFFER_BYTES)
             .serve_connection(TokioIo::new(Watched { stream, connection: self.clone() }), service);
         let mut connection = pin!(connection);

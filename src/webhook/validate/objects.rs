@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{ValidationResult, maintenance, runner_pod};
 use crate::{
-    annotations::{MAXIMUM_COMMAND_BYTES, PREFIX, label, object_name, positive_duration},
+    annotations::{MAX_COMMAND_BYTES, PREFIX, label, object_name, positive_duration},
     api::{
         ACCEPT_REPOSITORY, Backup, HOST_PATH_TYPES, IS_DEFAULT, Repository, Restore, RestoreArchive, S3Backend,
         SecretKeyReference, StoreLocation, VolumeBackend, credential_sources, host_path_problem,
@@ -462,12 +462,10 @@ fn of_restore(restore: &Restore, repositories: &[Repository], findings: &mut Fin
         if to.command.iter().any(|argument| argument.contains('\0')) {
             findings.hidden(&command, "contains a NUL, which no argument can contain");
         }
-        if to.command.iter().map(String::len).sum::<usize>() > MAXIMUM_COMMAND_BYTES {
+        if to.command.iter().map(String::len).sum::<usize>() > MAX_COMMAND_BYTES {
             findings.hidden(
                 &command,
-                format_args!(
-                    "has more than {MAXIMUM_COMMAND_BYTES} bytes; put the script into the image or a ConfigMap"
-                ),
+                format_args!("has more than {MAX_COMMAND_BYTES} bytes; put the script into the image or a ConfigMap"),
             );
         }
     }

@@ -13,7 +13,7 @@ use axum::{
 };
 use futures::stream;
 use serde_json::{Value, json};
-use stowaway::webhook::{router::MAXIMUM_REVIEW_BYTES, serve::Limits};
+use stowaway::webhook::{router::MAX_REVIEW_BYTES, serve::Limits};
 
 use super::{
     Webhook,
@@ -169,7 +169,7 @@ async fn reviews_as_big_as_they_can_be_are_answered_and_bigger_ones_are_not_read
     big["metadata"]["annotations"] = json!({ "stowaway.dev/backupcommand": "dump" });
     assert!(!super::patch(&webhook.admit("/pods", &creation(&big)).await).is_empty());
 
-    let (code, answer) = webhook.send(post("/pods", vec![b' '; MAXIMUM_REVIEW_BYTES + 1])).await;
+    let (code, answer) = webhook.send(post("/pods", vec![b' '; MAX_REVIEW_BYTES + 1])).await;
     assert_eq!(code, StatusCode::PAYLOAD_TOO_LARGE);
     assert!(is_status(code, &answer).contains("at most"));
     // Small in transit, and many times larger in memory.
@@ -206,7 +206,7 @@ async fn many_big_bodies_at_once_do_not_take_all_memory() {
     let webhook = Arc::new(Webhook::new());
     // Each request sends as much as it may, and then nothing.
     let big = || {
-        let half = stream::iter([Ok::<_, Infallible>(Bytes::from(vec![b' '; MAXIMUM_REVIEW_BYTES - 1]))]);
+        let half = stream::iter([Ok::<_, Infallible>(Bytes::from(vec![b' '; MAX_REVIEW_BYTES - 1]))]);
         Body::from_stream(futures::StreamExt::chain(half, stream::pending()))
     };
     let pending = (0..8).map(|_| webhook.send(post("/pods?timeout=200ms", big())));
@@ -215,7 +215,7 @@ async fn many_big_bodies_at_once_do_not_take_all_memory() {
     assert!((4..8).contains(&busy), "{codes:?}");
     // The memory is free again, and small reviews never needed it.
     webhook.admit("/pods", &creation(&pod())).await;
-    let (code, _) = webhook.send(post("/pods", vec![b' '; MAXIMUM_REVIEW_BYTES])).await;
+    let (code, _) = webhook.send(post("/pods", vec![b' '; MAX_REVIEW_BYTES])).await;
     assert_eq!(code, StatusCode::BAD_REQUEST);
 }
 
