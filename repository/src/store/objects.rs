@@ -2,17 +2,24 @@
 //! caller adds retries and deadlines.
 
 mod azure;
+mod connection;
 mod gcs;
 mod s3;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
 use jiff::Timestamp;
-use opendal::{Builder, Error, ErrorKind, HttpTransporter, OperationContext, Operator, Writer};
-use opendal_http_transport_reqwest::ReqwestTransport;
+use opendal::{Error, ErrorKind, Operator, Writer};
 use reqwest::Client;
+
+use connection::Parts;
+use s3::Bucket;
+use stowaway_model::{Credential, S3Config, Secret};
 
 use super::{file::Write, http};
 use crate::StoreFault;
@@ -32,21 +39,22 @@ struct Service {
     operator: Operator,
     parts: Parts,
     /// Set if the service has regions.
-    bucket: Option<s3::Bucket>,
+    bucket: Option<Bucket>,
 }
 
-/// How a multipart upload to the service works.
-#[derive(Clone, Debug)]
-enum Parts {
-    /// With this operator, and without conditions, because few S3 services support them.
-    Plain(Operator),
-    /// With the condition "only if absent", if the caller requests it.
-    OnlyIfAbsent,
-    /// In a resumable session, which the library uses only if there is a condition.
-    Session,
+impl Service {
+    fn of_bucket(bucket: Bucket) -> Result<Self, String> {
+        let (operator, parts) = bucket.connect()?;
+        Ok(Self { operator, parts, bucket: Some(bucket) })
+    }
 }
 
 impl Objects {
+    /// Uses the given keys, or else the identity of the machine or pod.
+    pub fn s3(config: &S3Config, credentials: &BTreeMap<Credential, Secret>, client: &Client) -> Result<Self, String> {
+        Ok(Self::of(Service::of_bucket(Bucket::new(config, credentials, client))?))
+    }
+
     fn of(service: Service) -> Self {
         Self { service: Arc::new(RwLock::new(service)) }
     }
@@ -155,29 +163,14 @@ impl Objects {
     fn in_reported_region(&self, used: &Service) -> Option<Service> {
         let bucket = used.bucket.as_ref()?;
         let mut current = self.service.write().unwrap_or_else(PoisonError::into_inner);
-        let is_corrected = current.bucket.as_ref().is_some_and(s3::Bucket::is_corrected);
+        let is_corrected = current.bucket.as_ref().is_some_and(Bucket::is_corrected);
         if is_corrected {
             // Another request was refused for the same reason, and has already switched the connection.
             return (!bucket.is_corrected()).then(|| current.clone());
         }
-        *current = bucket.in_reported_region()?;
+        *current = Service::of_bucket(bucket.in_reported_region()?).ok()?;
         Some(current.clone())
     }
-}
-
-fn operator(builder: impl Builder, client: &Client) -> Result<Operator, String> {
-    operator_with(builder, HttpTransporter::new(ReqwestTransport::new(client.clone())))
-}
-
-fn operator_with(builder: impl Builder, transport: HttpTransporter) -> Result<Operator, String> {
-    let context = OperationContext::new().with_http_transport(transport);
-    let operator = Operator::new(builder).map_err(|error| error.message().to_owned())?;
-    Ok(operator.with_context(context))
-}
-
-/// Returns a prefix in the form that the library requires.
-fn root(prefix: &str) -> String {
-    format!("/{}", prefix.trim_matches('/'))
 }
 
 /// Returns the HTTP status of the service's answer. The library provides it only as text.

@@ -6,7 +6,10 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use opendal::services;
 use reqwest::Client;
 
-use super::{Objects, Parts, Service, operator, root};
+use super::{
+    Objects, Service,
+    connection::{Parts, operator, root},
+};
 use stowaway_model::{Credential, GcsConfig, Secret};
 
 impl Objects {

@@ -9,11 +9,11 @@ use std::{
 };
 
 use http::{Request, Response, StatusCode};
-use opendal::{Buffer, Error, HttpBody, HttpTransport, HttpTransporter, services};
+use opendal::{Buffer, Error, HttpBody, HttpTransport, HttpTransporter, Operator, services};
 use opendal_http_transport_reqwest::ReqwestTransport;
 use reqwest::Client;
 
-use super::{Objects, Parts, Service, operator_with, root};
+use super::connection::{Parts, operator_with, root};
 use stowaway_model::{Credential, S3Config, Secret, is_region};
 
 /// The header with which Amazon reports a bucket's region.
@@ -33,46 +33,39 @@ pub(super) struct Bucket {
     is_corrected: bool,
 }
 
-impl Objects {
-    /// Uses the given keys, or else the identity of the machine or pod.
-    pub fn s3(config: &S3Config, credentials: &BTreeMap<Credential, Secret>, client: &Client) -> Result<Self, String> {
-        let bucket = Bucket {
+impl Bucket {
+    /// A bucket that is accessed with the given keys, or else with the identity of the machine or pod.
+    pub fn new(config: &S3Config, credentials: &BTreeMap<Credential, Secret>, client: &Client) -> Self {
+        Self {
             config: config.clone(),
             credentials: credentials.clone(),
             client: client.clone(),
             reported: Arc::default(),
             is_corrected: false,
-        };
-        Ok(Self::of(bucket.service()?))
+        }
     }
-}
 
-impl Bucket {
-    fn service(self) -> Result<Service, String> {
+    /// Returns the operator for whole objects, and the mode of multipart uploads.
+    pub fn connect(&self) -> Result<(Operator, Parts), String> {
         let transport = || HttpTransporter::new(RegionObserver::new(&self.client, &self.reported));
         // The server compares the received content with this checksum.
         let whole = self.builder().checksum_algorithm("md5");
         // Parts have no checksum: the library does not support MD5 for parts, and there is no other checksum that all
         // services support.
         let parts = Parts::Plain(operator_with(self.builder(), transport())?);
-        Ok(Service { operator: operator_with(whole, transport())?, parts, bucket: Some(self) })
+        Ok((operator_with(whole, transport())?, parts))
     }
 
-    /// Returns a connection to the bucket in the region that the service reported, if that is another region.
-    pub fn in_reported_region(&self) -> Option<Service> {
+    /// Returns the bucket in the region that the service reported, if that is another region.
+    pub fn in_reported_region(&self) -> Option<Self> {
         let reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let region = reported.filter(|region| !self.is_corrected && *region != self.config.region)?;
         tracing::info!(
             "the store reports the region {region} instead of {}: requests are signed for {region}",
             self.config.region
         );
-        let other = Self {
-            config: self.config.in_region(&region),
-            reported: Arc::default(),
-            is_corrected: true,
-            ..self.clone()
-        };
-        other.service().ok()
+        let config = self.config.in_region(&region);
+        Some(Self { config, reported: Arc::default(), is_corrected: true, ..self.clone() })
     }
 
     /// Whether this connection uses a region that the service reported.
