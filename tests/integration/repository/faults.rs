@@ -25,7 +25,7 @@ const ALWAYS: usize = usize::MAX;
 /// Gives up soon, so that a test with a dead store does not take a minute.
 fn impatient(store: &FakeS3) -> OpenOptions {
     let timeouts =
-        Timeouts { request: Duration::from_secs(2), retries: Duration::from_secs(3), outage: Duration::from_secs(3) };
+        Timeouts { request: Duration::from_secs(5), retries: Duration::from_secs(3), outage: Duration::from_secs(3) };
     OpenOptions { timeouts, ..store.access() }
 }
 
@@ -269,7 +269,8 @@ async fn commit_that_cannot_be_verified_is_unknown() {
     let store = FakeS3::start().await;
     let repository = repository_in(&store).await;
     store.fail("PUT", "snapshots/", Fault::Unacknowledged, ALWAYS);
-    store.fail("GET", "snapshots/", Fault::Cut, ALWAYS);
+    // Requests for the object, and not for the list of the earlier snapshots.
+    store.fail("GET", "bucket/pre/fix/snapshots/", Fault::Cut, ALWAYS);
     let error = is_refused(&repository, Reason::CommitUnknown).await;
     store.heal();
     // The retry finds the snapshot, which has become visible, by the run's tag.
