@@ -8,8 +8,7 @@
 
 use proptest::prelude::*;
 use stowaway_protocol::{
-    Fault, Frame, FrameDecoder, FrameEncoder, FrameError, MAX_PAYLOAD, Nonce, Opener, Outcome, Sealer, Trailer,
-    Window,
+    Fault, Frame, FrameDecoder, FrameEncoder, FrameError, MAX_PAYLOAD, Nonce, Opener, Outcome, Sealer, Trailer, Window,
 };
 
 fn nonce() -> Nonce {
